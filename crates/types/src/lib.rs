@@ -3,6 +3,7 @@
 //! This crate knows no other part of the system: no SQL, no HTTP server, no tensors. Everything that crosses a
 //! boundary (API, queue, trainer process) is spelled here once.
 
+pub mod api;
 pub mod error;
 pub mod hyperparameters;
 pub mod ids;

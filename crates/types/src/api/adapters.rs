@@ -1,0 +1,91 @@
+//! Adapters and their versions.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::ids::{AdapterId, AdapterVersionId, BaseModelId, JobId};
+
+/// A named LoRA adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Adapter {
+    /// Id.
+    pub id: AdapterId,
+    /// Always `adapter`.
+    #[schema(example = "adapter")]
+    pub object: String,
+    /// Name.
+    pub name: String,
+    /// Name of the base model of all its versions.
+    pub base_model: String,
+    /// Number of the newest version; null where no job has succeeded yet.
+    pub latest_version: Option<i32>,
+    /// When it was made.
+    pub created_at: i64,
+}
+
+/// One immutable numbered version of an adapter.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AdapterVersion {
+    /// Id.
+    pub id: AdapterVersionId,
+    /// Always `adapter_version`.
+    #[schema(example = "adapter_version")]
+    pub object: String,
+    /// Name of the adapter.
+    pub adapter: String,
+    /// Number, from 1.
+    pub number: i32,
+    /// `name@number`.
+    #[schema(example = "support@7")]
+    pub reference: String,
+    /// Hash over its files; names the version's content everywhere.
+    pub digest: String,
+    /// Size of its files.
+    pub bytes: i64,
+    /// Name of the base model.
+    pub base_model: String,
+    /// Id of the base model.
+    pub base_model_id: BaseModelId,
+    /// The job that made it.
+    pub job_id: Option<JobId>,
+    /// What it was made from: digests of base model, tokenizer, template and data, hyperparameters, last losses.
+    pub manifest: serde_json::Value,
+    /// Its files.
+    pub files: Vec<StoredFile>,
+    /// When it was made.
+    pub created_at: i64,
+}
+
+/// A file of a version or of a base model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StoredFile {
+    /// Name.
+    #[schema(example = "adapter_model.safetensors")]
+    pub name: String,
+    /// Size.
+    pub bytes: i64,
+    /// Hash of the bytes.
+    pub sha256: String,
+}
+
+/// A file with an address that works for a while without credentials.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DownloadableFile {
+    /// The file.
+    #[serde(flatten)]
+    pub file: StoredFile,
+    /// Presigned address for a GET.
+    pub url: String,
+    /// When the address ends.
+    pub url_expires_at: i64,
+}
+
+/// The files of a version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DownloadableFiles {
+    /// Always `list`.
+    #[schema(example = "list")]
+    pub object: String,
+    /// The files, by name.
+    pub data: Vec<DownloadableFile>,
+}
