@@ -8,6 +8,7 @@ Each part is unpacked beside its place and renamed into it, so an interrupted ru
 second run downloads nothing. Where a CUDA GPU is present, the CUDA libraries that the torch wheel asks for come too.
 """
 
+import argparse
 import fcntl
 import os
 import platform
@@ -178,15 +179,19 @@ def write_cargo_settings(libtorch: Path) -> None:
 def main() -> None:
     if sys.version_info < (3, 10):
         fail("Python 3.10 or newer is needed")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["libtorch", "postgres"], help="set up this part alone")
+    only = parser.parse_args().only
     cache = cache_folder()
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / ".setup.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for stale in cache.glob("*.partial"):
             shutil.rmtree(stale, ignore_errors=True)
-        libtorch = set_up_torch(cache)
-        set_up_postgres(cache)
-        write_cargo_settings(libtorch)
+        if only != "postgres":
+            write_cargo_settings(set_up_torch(cache))
+        if only != "libtorch":
+            set_up_postgres(cache)
 
 
 if __name__ == "__main__":
