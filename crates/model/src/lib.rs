@@ -1,1 +1,41 @@
+//! Llama-shaped causal language models on LibTorch, LoRA adapters on them, and their files.
+//!
+//! - [`ModelConfig`], [`CausalLm`]: read a Hugging Face folder, run it, save it;
+//! - [`PackedBatch`] with [`CausalLm::hidden`] and [`CausalLm::logits`]: the forward pass of training, documents of
+//!   any length laid end to end, no padding;
+//! - [`KvCache`] with [`CausalLm::step`]: the forward pass of inference, each sequence with its own adapter;
+//! - [`Adapter`]: `y = W x + s · B (A x)`, made fresh, or read from and written to a PEFT folder;
+//! - [`digest`]: what names a base model, a tokenizer and a chat template for good.
+//!
+//! Gradients come from LibTorch's autograd. Everything that allocates returns a [`ModelError`].
 
+mod adapter;
+mod attention;
+mod batch;
+mod cache;
+mod causal_lm;
+mod config;
+pub mod digest;
+mod dropout;
+mod error;
+mod init;
+mod layer;
+mod linear;
+mod lora;
+mod merge;
+mod norm;
+mod peft;
+mod random;
+mod rope;
+mod save;
+mod weights;
+
+pub use adapter::{Adapter, LoraSettings};
+pub use batch::PackedBatch;
+pub use cache::KvCache;
+pub use causal_lm::{CausalLm, Precision, SequenceStep};
+pub use config::{Family, ModelConfig};
+pub use dropout::DropoutKey;
+pub use error::ModelError;
+pub use rope::RopeScaling;
+pub use weights::expected_tensors;

@@ -1,1 +1,10 @@
+//! What `tch` does not offer, behind a safe surface: the only crate of the workspace with unsafe code.
+//!
+//! - [`cuda`]: load LibTorch's CUDA half at run time, so that one build serves machines with and without a GPU;
+//! - [`tensor_file`]: safetensors files, read through a memory map straight to the device, and written.
 
+pub mod cuda;
+pub mod tensor_file;
+
+pub use cuda::{CudaLibrary, load_cuda};
+pub use tensor_file::{MappedFile, TensorFileError, write_tensor_file};

@@ -1,0 +1,166 @@
+//! Keys and values of the tokens that a sequence has seen.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::attention::{Attend, causal_attention};
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+
+/// Capacity grows in steps of this many tokens.
+const BLOCK: i64 = 64;
+
+/// The memory of one sequence: per layer, keys and values of `[kv_heads, capacity, head_dim]`.
+///
+/// It belongs to the model, the adapter and the tokens with which it was filled.
+#[derive(Debug)]
+pub struct KvCache {
+    layers: Vec<LayerCache>,
+    length: i64,
+    capacity: i64,
+}
+
+#[derive(Debug)]
+struct LayerCache {
+    keys: Tensor,
+    values: Tensor,
+}
+
+impl KvCache {
+    /// An empty cache with room for `capacity` tokens; it grows when more come.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(crate) fn new(
+        config: &ModelConfig,
+        capacity: usize,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Self, ModelError> {
+        let capacity = round_up(capacity as i64);
+        let empty = || Tensor::f_empty([config.kv_heads, capacity, config.head_dim], (kind, device));
+        let layers = (0..config.layers)
+            .map(|_| {
+                Ok(LayerCache {
+                    keys: empty()?,
+                    values: empty()?,
+                })
+            })
+            .collect::<Result<_, ModelError>>()?;
+        Ok(Self {
+            layers,
+            length: 0,
+            capacity,
+        })
+    }
+
+    /// Tokens seen.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.length as usize
+    }
+
+    /// Whether no token has been seen.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Tokens for which there is room without growing.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        self.capacity as usize
+    }
+
+    /// Forgets all tokens from the `length`-th on; more than there are is no change.
+    pub fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length as i64);
+    }
+
+    /// Counts `tokens` as seen, once every layer has stored them.
+    pub(crate) fn advance(&mut self, tokens: i64) {
+        self.length += tokens;
+    }
+
+    /// Makes room for `tokens` more, doubling so that growth costs little in sum.
+    pub(crate) fn reserve(&mut self, tokens: i64) -> Result<(), ModelError> {
+        let needed = self.length + tokens;
+        if needed <= self.capacity {
+            return Ok(());
+        }
+        let capacity = round_up(needed.max(self.capacity * 2));
+        let mut grown = Vec::with_capacity(self.layers.len());
+        for layer in &self.layers {
+            let longer = |old: &Tensor| -> Result<Tensor, ModelError> {
+                let size = old.size();
+                let new = Tensor::f_empty([size[0], capacity, size[2]], (old.f_kind()?, old.device()))?;
+                new.f_narrow(1, 0, self.length)?
+                    .f_copy_(&old.f_narrow(1, 0, self.length)?)?;
+                Ok(new)
+            };
+            grown.push(LayerCache {
+                keys: longer(&layer.keys)?,
+                values: longer(&layer.values)?,
+            });
+        }
+        self.layers = grown;
+        self.capacity = capacity;
+        Ok(())
+    }
+
+    /// Stores `k` and `v: [tokens, kv_heads, head_dim]` behind what is there, and lets `q` look at all of it.
+    fn attend(
+        &self,
+        layer: usize,
+        window: Option<i64>,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<Tensor, ModelError> {
+        let tokens = q.size()[0];
+        let store = |into: &Tensor, new: &Tensor| -> Result<Tensor, ModelError> {
+            into.f_narrow(1, self.length, tokens)?
+                .f_copy_(&new.f_transpose(0, 1)?)?;
+            Ok(into.f_narrow(1, 0, self.length + tokens)?.f_unsqueeze(0)?)
+        };
+        let keys = store(&self.layers[layer].keys, k)?;
+        let values = store(&self.layers[layer].values, v)?;
+        let mixed = causal_attention(&q.f_transpose(0, 1)?.f_unsqueeze(0)?, &keys, &values, window)?;
+        Ok(mixed
+            .f_squeeze_dim(0)?
+            .f_transpose(0, 1)?
+            .f_reshape([tokens, -1])?)
+    }
+}
+
+fn round_up(tokens: i64) -> i64 {
+    (tokens.max(1) + BLOCK - 1) / BLOCK * BLOCK
+}
+
+/// Several sequences in one forward pass, each with its own cache and number of new tokens.
+pub(crate) struct CachedSequences<'a> {
+    pub(crate) sequences: Vec<(i64, &'a KvCache)>,
+}
+
+impl Attend for CachedSequences<'_> {
+    fn attend(
+        &mut self,
+        layer: usize,
+        window: Option<i64>,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<Tensor, ModelError> {
+        let mut outputs = Vec::with_capacity(self.sequences.len());
+        let mut start = 0;
+        for &(tokens, cache) in &self.sequences {
+            let rows = |x: &Tensor| x.f_narrow(0, start, tokens);
+            outputs.push(cache.attend(layer, window, &rows(q)?, &rows(k)?, &rows(v)?)?);
+            start += tokens;
+        }
+        if outputs.len() == 1 {
+            Ok(outputs.remove(0))
+        } else {
+            Ok(Tensor::f_cat(&outputs, 0)?)
+        }
+    }
+}
