@@ -15,11 +15,11 @@ pub struct Adapter {
     pub object: String,
     /// Name.
     pub name: String,
-    /// Name of the base model of all its versions.
+    /// Name of the base model of its newest version.
     pub base_model: String,
-    /// Number of the newest version; null where no job has succeeded yet.
-    pub latest_version: Option<i32>,
-    /// When it was made.
+    /// Number of its newest version.
+    pub latest_version: i32,
+    /// When its first version was made.
     pub created_at: i64,
 }
 
@@ -48,8 +48,10 @@ pub struct AdapterVersion {
     pub base_model_id: BaseModelId,
     /// The job that made it.
     pub job_id: Option<JobId>,
-    /// What it was made from: digests of base model, tokenizer, template and data, hyperparameters, last losses.
+    /// What it was made from: digests of base model, tokenizer, template and data, and the hyperparameters.
     pub manifest: serde_json::Value,
+    /// Final numbers of the training.
+    pub metrics: serde_json::Value,
     /// Its files.
     pub files: Vec<StoredFile>,
     /// When it was made.

@@ -38,7 +38,9 @@ pub struct ApiKey {
     pub created_at: i64,
     /// When it ends; null for never.
     pub expires_at: Option<i64>,
-    /// When it was last used, to the minute or so.
+    /// When somebody ended it.
+    pub revoked_at: Option<i64>,
+    /// When it was last used, to within a minute.
     pub last_used_at: Option<i64>,
 }
 

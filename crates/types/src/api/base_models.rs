@@ -40,6 +40,8 @@ pub struct BaseModel {
     pub bytes: i64,
     /// What its configuration says; null until complete.
     pub architecture: Option<BaseModelArchitecture>,
+    /// Whether it can be trained on conversations; null until complete.
+    pub has_chat_template: Option<bool>,
     /// Its files.
     pub files: Vec<StoredFile>,
     /// Why it cannot be used.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use crate::dataset::ValidationReport;
 use crate::ids::DatasetId;
 use crate::states::DatasetState;
 
@@ -14,8 +15,6 @@ pub struct UploadDatasetQuery {
     /// Name of the dataset; each upload under the same name gets the next number.
     #[param(example = "support")]
     pub name: String,
-    /// Name of the file on the caller's side, for people.
-    pub filename: Option<String>,
 }
 
 /// A dataset.
@@ -33,8 +32,6 @@ pub struct Dataset {
     /// `name@number`, which jobs take.
     #[schema(example = "support@3")]
     pub reference: String,
-    /// Name of the file on the uploader's side.
-    pub filename: Option<String>,
     /// Size.
     pub bytes: i64,
     /// Hash of the bytes.
@@ -44,7 +41,7 @@ pub struct Dataset {
     /// Examples that can be trained on; null until validated.
     pub examples: Option<i64>,
     /// What the validator found; null until validated, and in lists.
-    pub report: Option<serde_json::Value>,
+    pub report: Option<ValidationReport>,
     /// When the upload was complete.
     pub created_at: i64,
     /// When the validator finished.

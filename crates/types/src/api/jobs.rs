@@ -78,14 +78,18 @@ pub struct Job {
     pub adapter_version: Option<JobAdapterVersion>,
     /// Every value, decided.
     pub hyperparameters: Hyperparameters,
-    /// Why each value that was not asked for is what it is, by field.
-    pub decided: BTreeMap<String, String>,
+    /// Why each value that was not asked for is what it is, by field; only in the answer to the request that made
+    /// the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided: Option<BTreeMap<String, String>>,
     /// How far the job is; null before its first run.
     pub progress: Option<JobProgress>,
-    /// Why it failed, or why its last run did; null when nothing went wrong.
+    /// Why it failed.
     pub error: Option<JobError>,
-    /// Runs so far.
+    /// Runs that ended with an error.
     pub attempts: i32,
+    /// Runs whose worker went silent, each followed by another from the last checkpoint.
+    pub rescues: i32,
     /// When it was queued.
     pub created_at: i64,
     /// When its first run began.
@@ -149,7 +153,7 @@ pub struct JobEvent {
     /// A sentence.
     pub message: String,
     /// Numbers that belong to it.
-    pub data: Option<serde_json::Value>,
+    pub data: serde_json::Value,
     /// When.
     pub created_at: i64,
 }
