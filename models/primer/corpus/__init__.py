@@ -1,0 +1,1 @@
+"""Writers of the corpus that the bundled base model is trained on. Python's standard library only."""
