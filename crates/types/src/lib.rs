@@ -4,6 +4,7 @@
 //! boundary (API, queue, trainer process) is spelled here once.
 
 pub mod api;
+pub mod dataset;
 pub mod error;
 pub mod hyperparameters;
 pub mod ids;
