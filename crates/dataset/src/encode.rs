@@ -201,7 +201,7 @@ impl Encoder {
             text.push_str(eos);
         }
         Draft {
-            supervised: vec![given.len()..text.len()],
+            supervised: std::iter::once(given.len()..text.len()).collect(),
             text,
             add_special: true,
             edge: Edge::Begins,

@@ -71,9 +71,8 @@ fn hostile_templates_end_with_an_error() {
     let table = [
         "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}".to_owned(),
         "{{ 'x' * 1000000000 }}".to_owned(),
-        format!(
-            "{{% set ns = namespace(s='xxxxxxxx') %}}{{% for i in range(60) %}}{{% set ns.s = ns.s ~ ns.s %}}{{% endfor %}}{{{{ ns.s }}}}"
-        ),
+        "{% set ns = namespace(s='xxxxxxxx') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{{ ns.s }}"
+            .to_owned(),
         "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}".to_owned(),
         chain("-1", 20_000) + "{{ messages[9].x }}",
         format!("{{{{ {}1{} }}}}", "(".repeat(20_000), ")".repeat(20_000)),
