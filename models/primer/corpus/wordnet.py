@@ -83,10 +83,13 @@ def read(folder: Path) -> Lexicon:
                 at_offset[line[:8]] = sense = parse(line)
                 if UNKIND.isdisjoint(WORD.findall(line.lower())):
                     lexicon.senses.append(sense)
+                else:
+                    del at_offset[line[:8]]
         for line in (folder / f"index.{name}").read_text(encoding="utf-8").splitlines():
             if not line.startswith("  "):
                 columns = line.split()
-                first[pos, columns[0]] = at_offset[columns[-int(columns[2])]]
+                if sense := at_offset.get(columns[-int(columns[2])]):
+                    first[pos, columns[0]] = sense
     fill(lexicon, first, read_counts(folder))
     return lexicon
 
