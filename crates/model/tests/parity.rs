@@ -1,0 +1,293 @@
+//! Against transformers and PEFT: golden files that `scripts/parity/make_golden.py` made (its README describes them).
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::PathBuf;
+
+use tch::{Device, Kind, Tensor, no_grad_guard};
+use tunesmith_model::{Adapter, CausalLm, PackedBatch, Precision, SequenceStep};
+use tunesmith_torch_ext::MappedFile;
+
+const FAMILIES: [&str; 3] = ["llama", "mistral", "qwen"];
+/// Largest allowed difference of a logit in float32, absolute.
+const TOLERANCE: f64 = 1e-4;
+
+fn golden(family: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(family)
+}
+
+fn base(family: &str) -> CausalLm {
+    CausalLm::load(
+        &golden(family).join("base"),
+        Device::Cpu,
+        Precision::uniform(Kind::Float),
+    )
+    .unwrap()
+}
+
+fn adapter(family: &str, model: &CausalLm) -> Adapter {
+    Adapter::load(&golden(family).join("adapter"), model.config(), Device::Cpu).unwrap()
+}
+
+/// Token sequences with the logits of every position, without and with the adapter.
+struct Expected {
+    tokens: Vec<u32>,
+    base: Tensor,
+    adapter: Tensor,
+}
+
+fn expected(family: &str) -> Vec<Expected> {
+    let file = MappedFile::open(&golden(family).join("logits.safetensors")).unwrap();
+    let load = |name: String| file.load(&name, Device::Cpu, None).unwrap();
+    (0..3)
+        .map(|number| Expected {
+            tokens: Vec::<i64>::try_from(load(format!("tokens.{number}")))
+                .unwrap()
+                .into_iter()
+                .map(|token| u32::try_from(token).unwrap())
+                .collect(),
+            base: load(format!("base.{number}")),
+            adapter: load(format!("adapter.{number}")),
+        })
+        .collect()
+}
+
+fn logits(model: &CausalLm, tokens: &[u32], lengths: &[usize], adapter: Option<&Adapter>) -> Tensor {
+    let _guard = no_grad_guard();
+    let batch = PackedBatch::new(tokens, lengths, Device::Cpu).unwrap();
+    model
+        .logits(&model.hidden(&batch, adapter, None).unwrap())
+        .unwrap()
+}
+
+fn difference(found: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(found.size(), expected.size());
+    (found.to_kind(Kind::Double) - expected.to_kind(Kind::Double))
+        .abs()
+        .max()
+        .double_value(&[])
+}
+
+#[test]
+fn logits_equal_those_of_transformers_and_peft() {
+    for family in FAMILIES {
+        let model = base(family);
+        let adapter = adapter(family, &model);
+        let mut largest = [0.0f64; 2];
+        for case in expected(family) {
+            let lengths = [case.tokens.len()];
+            let plain = logits(&model, &case.tokens, &lengths, None);
+            let tuned = logits(&model, &case.tokens, &lengths, Some(&adapter));
+            largest[0] = largest[0].max(difference(&plain, &case.base));
+            largest[1] = largest[1].max(difference(&tuned, &case.adapter));
+            assert!(difference(&plain, &tuned) > 0.1, "{family}: the adapter acts");
+        }
+        println!(
+            "{family}: largest logit difference {:.1e} base, {:.1e} with adapter",
+            largest[0], largest[1]
+        );
+        assert!(
+            largest.iter().all(|difference| *difference <= TOLERANCE),
+            "{family}: {largest:?}"
+        );
+    }
+}
+
+#[test]
+fn packed_documents_do_not_see_each_other() {
+    for family in FAMILIES {
+        let model = base(family);
+        let adapter = adapter(family, &model);
+        let cases = expected(family);
+        // Unsorted, with two of one length: the batch is reordered inside and restored.
+        let order = [2, 0, 1, 0];
+        let tokens: Vec<u32> = order
+            .iter()
+            .flat_map(|&number| cases[number].tokens.clone())
+            .collect();
+        let lengths = order.map(|number| cases[number].tokens.len());
+        let packed = logits(&model, &tokens, &lengths, Some(&adapter));
+        let alone = Tensor::cat(&order.map(|number| cases[number].adapter.shallow_clone()), 0);
+        assert!(difference(&packed, &alone) <= TOLERANCE, "{family}");
+    }
+}
+
+#[test]
+fn cached_steps_equal_the_whole_sequence() {
+    for family in FAMILIES {
+        let model = base(family);
+        let adapter = adapter(family, &model).frozen(Device::Cpu, Kind::Float).unwrap();
+        let case = expected(family).pop().unwrap();
+        let mut cache = model.new_cache(1).unwrap();
+        // A prompt, then a few tokens at once, then one at a time: the cache grows on the way.
+        let ends: Vec<usize> = [7, 13].into_iter().chain(14..=case.tokens.len()).collect();
+        for end in ends {
+            let tokens = &case.tokens[cache.len()..end];
+            let mut steps = [SequenceStep {
+                tokens,
+                cache: &mut cache,
+                adapter: Some(&adapter),
+            }];
+            let found = model.step(&mut steps).unwrap();
+            let row = case.adapter.narrow(0, end as i64 - 1, 1);
+            assert!(difference(&found, &row) <= TOLERANCE, "{family} up to {end}");
+            assert_eq!(cache.len(), end);
+        }
+    }
+}
+
+#[test]
+fn sequences_of_one_step_keep_their_own_adapters() {
+    for family in FAMILIES {
+        let model = base(family);
+        let adapter = adapter(family, &model).frozen(Device::Cpu, Kind::Float).unwrap();
+        let cases = expected(family);
+        let mut caches: Vec<_> = (0..6).map(|_| model.new_cache(64).unwrap()).collect();
+        let plan = [(0, true), (1, false), (2, true), (0, false), (1, true), (2, true)];
+        let mut steps: Vec<_> = plan
+            .iter()
+            .zip(&mut caches)
+            .map(|(&(case, adapted), cache)| SequenceStep {
+                tokens: &cases[case].tokens,
+                cache,
+                adapter: adapted.then_some(&adapter),
+            })
+            .collect();
+        let found = model.step(&mut steps).unwrap();
+        for (row, (case, adapted)) in plan.into_iter().enumerate() {
+            let whole = if adapted {
+                &cases[case].adapter
+            } else {
+                &cases[case].base
+            };
+            let last = whole.narrow(0, cases[case].tokens.len() as i64 - 1, 1);
+            assert!(
+                difference(&found.narrow(0, row as i64, 1), &last) <= TOLERANCE,
+                "{family} row {row}"
+            );
+        }
+    }
+}
+
+#[test]
+fn merged_weights_equal_base_and_adapter() {
+    for family in FAMILIES {
+        let mut model = base(family);
+        let adapter = adapter(family, &model);
+        model.merge(&adapter).unwrap();
+        for case in expected(family) {
+            let merged = logits(&model, &case.tokens, &[case.tokens.len()], None);
+            // One more rounding per weight: W' is rounded, W and B A x are not.
+            assert!(difference(&merged, &case.adapter) <= TOLERANCE, "{family}");
+        }
+    }
+}
+
+#[test]
+fn sharded_and_bfloat16_folders_load() {
+    for family in FAMILIES {
+        let model = base(family);
+        let case = expected(family).pop().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        model.save_sharded(folder.path(), Kind::Float, 40_000).unwrap();
+        assert!(folder.path().join("model.safetensors.index.json").exists());
+        let sharded = CausalLm::load(folder.path(), Device::Cpu, Precision::uniform(Kind::Float)).unwrap();
+        let found = logits(&sharded, &case.tokens, &[case.tokens.len()], None);
+        assert!(
+            found.equal(&logits(&model, &case.tokens, &[case.tokens.len()], None)),
+            "{family}"
+        );
+
+        let folder = tempfile::tempdir().unwrap();
+        model.save(folder.path(), Kind::BFloat16).unwrap();
+        let half = CausalLm::load(folder.path(), Device::Cpu, Precision::uniform(Kind::BFloat16)).unwrap();
+        let adapter = adapter(family, &half);
+        let found = logits(&half, &case.tokens, &[case.tokens.len()], Some(&adapter));
+        assert_eq!(found.kind(), Kind::BFloat16);
+        // 8 bits of mantissa through two layers: right in its course, not in its digits.
+        let flat = |x: &Tensor| x.to_kind(Kind::Float).reshape([-1]);
+        let similarity =
+            Tensor::cosine_similarity(&flat(&found), &flat(&case.adapter), 0, 1e-8).double_value(&[]);
+        assert!(similarity > 0.99, "{family}: {similarity}");
+    }
+}
+
+#[test]
+fn a_peft_folder_survives_the_round_trip() {
+    for family in FAMILIES {
+        let model = base(family);
+        let adapter = adapter(family, &model);
+        let [first, second] = [(), ()].map(|()| tempfile::tempdir().unwrap());
+        adapter.save(first.path(), "base").unwrap();
+        let again = Adapter::load(first.path(), model.config(), Device::Cpu).unwrap();
+        assert_eq!(again.settings(), adapter.settings());
+        for ((name, tensor), (_, other)) in adapter.parameters().into_iter().zip(again.parameters()) {
+            assert!(tensor.equal(other), "{name}");
+        }
+        again.save(second.path(), "base").unwrap();
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            assert_eq!(
+                fs::read(first.path().join(file)).unwrap(),
+                fs::read(second.path().join(file)).unwrap()
+            );
+        }
+    }
+}
+
+#[test]
+fn the_first_gradient_equals_pefts() {
+    for family in FAMILIES {
+        let model = base(family);
+        let training = golden(family).join("training");
+        let adapter = Adapter::load(&training.join("init-adapter"), model.config(), Device::Cpu).unwrap();
+        adapter.set_trainable(true).unwrap();
+        first_step_loss(&model, &adapter, &training).backward();
+        let expected = MappedFile::open(&training.join("first-gradient.safetensors")).unwrap();
+        let mut largest = 0.0f64;
+        for (name, tensor) in adapter.parameters() {
+            let expected = expected.load(&name, Device::Cpu, None).unwrap();
+            largest = largest.max(difference(&tensor.grad(), &expected));
+        }
+        println!("{family}: largest gradient difference {largest:.1e}");
+        assert!(largest <= 1e-5, "{family}: {largest}");
+    }
+}
+
+/// Mean cross-entropy over the supervised tokens of the first four examples.
+fn first_step_loss(model: &CausalLm, adapter: &Adapter, training: &std::path::Path) -> Tensor {
+    #[derive(serde::Deserialize)]
+    struct Example {
+        input_ids: Vec<u32>,
+        labels: Vec<i64>,
+    }
+    let text = fs::read_to_string(training.join("examples.json")).unwrap();
+    let examples: Vec<Example> = serde_json::from_str(&text).unwrap();
+    let batch = &examples[..4];
+    let tokens: Vec<u32> = batch
+        .iter()
+        .flat_map(|example| example.input_ids.clone())
+        .collect();
+    let lengths: Vec<usize> = batch.iter().map(|example| example.input_ids.len()).collect();
+    let (mut rows, mut targets, mut start) = (Vec::new(), Vec::new(), 0);
+    for example in batch {
+        for (position, &label) in example
+            .labels
+            .iter()
+            .enumerate()
+            .skip(1)
+            .filter(|(_, label)| **label >= 0)
+        {
+            rows.push(start + position as i64 - 1);
+            targets.push(label);
+        }
+        start += example.labels.len() as i64;
+    }
+    let packed = PackedBatch::new(&tokens, &lengths, Device::Cpu).unwrap();
+    let hidden = model.hidden(&packed, Some(adapter), None).unwrap();
+    let logits = model
+        .logits(&hidden.index_select(0, &Tensor::from_slice(&rows)))
+        .unwrap();
+    logits.cross_entropy_for_logits(&Tensor::from_slice(&targets))
+}
