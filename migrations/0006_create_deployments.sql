@@ -24,7 +24,7 @@ create table deployment_revisions (
     deployment_id uuid not null,
     number integer not null,
     state revision_state not null default 'pending',
-    -- [{"adapter_version_id": uuid or null for the base, "weight": 1..100}]; the weights sum to 100.
+    -- [{"adapter_version_id": "ver_..." or null for the base, "weight": 1..100}]; the weights sum to 100.
     routes jsonb not null,
     -- Why it failed or was superseded.
     reason text,

@@ -1,1 +1,118 @@
+//! Everything that Tunesmith knows lies in Postgres, and this crate is the only one that speaks SQL.
+//!
+//! One module per aggregate, free functions over a [`Store`]. Every function about a tenant's rows takes the
+//! [`OrganizationId`](tunesmith_types::ids::OrganizationId) and finds nothing of another's; every write of a run takes
+//! the [`LeaseToken`](queue::LeaseToken) and is refused once the lease is lost. Functions without either serve the
+//! system itself (reconciler, reaper) and say so.
 
+pub mod accounts;
+pub mod adapters;
+pub mod api_keys;
+pub mod base_models;
+pub mod checkpoints;
+pub mod datasets;
+pub mod deployments;
+pub mod embedded;
+pub mod error;
+pub mod events;
+pub mod files;
+pub mod idempotency;
+pub mod jobs;
+pub mod metrics;
+pub mod notifications;
+pub mod paging;
+pub mod queue;
+pub mod refresh_tokens;
+pub mod replicas;
+pub mod revisions;
+pub mod routing;
+pub mod runs;
+mod schema;
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+pub use crate::error::StoreError;
+
+/// A connected database. Clones share one pool.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: PgPool,
+}
+
+/// How to connect.
+#[derive(Debug, Clone)]
+pub struct StoreSettings {
+    /// `postgres://user:password@host:port/database`
+    pub url: String,
+    /// Most connections of this process.
+    pub max_connections: u32,
+    /// How long a query waits for a connection before it fails as unavailable.
+    pub acquire_timeout: Duration,
+}
+
+impl StoreSettings {
+    /// Sixteen connections, five seconds.
+    #[must_use]
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            max_connections: 16,
+            acquire_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Store {
+    /// Connects; fails where the database cannot be reached. The schema is not looked at: see [`Self::migrate`] and
+    /// [`Self::check_schema`].
+    ///
+    /// # Errors
+    /// The URL is wrong, or the database does not answer.
+    pub async fn connect(settings: &StoreSettings) -> Result<Self, StoreError> {
+        let options: PgConnectOptions = settings.url.parse().map_err(StoreError::Url)?;
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.max_connections)
+            .acquire_timeout(settings.acquire_timeout)
+            .connect_with(options.application_name("tunesmith"))
+            .await?;
+        Ok(Self { pool })
+    }
+
+    /// Applies the migrations that are missing. Processes that start together wait for each other.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaTooNew`] where a newer Tunesmith has been here; [`StoreError::Migration`] where one fails.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        schema::migrate(&self.pool).await
+    }
+
+    /// Checks that the schema is exactly the one that this build was made for.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaTooNew`] or [`StoreError::SchemaTooOld`].
+    pub async fn check_schema(&self) -> Result<(), StoreError> {
+        schema::check(&self.pool).await
+    }
+
+    /// Asks the database for an answer, for readiness probes.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query_scalar!("select 1 as \"one!\"")
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(())
+    }
+
+    /// Closes all connections and waits for those in use.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}
