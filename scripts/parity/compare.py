@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""Load an adapter folder that tunesmith-trainer wrote in PEFT, and compare it and its loss curve with PEFT's own run.
+
+    compare.py BASE ADAPTER LOSSES STEPS_LOG REFERENCE
+
+BASE       a model's folder
+ADAPTER    the adapter folder to judge: it must load in PEFT without a missing or unexpected tensor
+LOSSES     losses.json of PEFT's run (README.md)
+STEPS_LOG  what `--steps-log` wrote
+REFERENCE  the adapter at the end of PEFT's run, with which the logits are compared
+"""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+# Relative, for each step's loss.
+LOSS_TOLERANCE = 1e-3
+# Of the logits after 20 steps in which rounding has had time to grow, relative to the largest logit.
+LOGIT_TOLERANCE = 1e-2
+LENGTH = 40
+
+
+@torch.no_grad()
+def logits(base: Path, adapter: Path | None) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+    tokens = torch.randint(model.config.vocab_size, (1, LENGTH), generator=torch.Generator().manual_seed(1))
+    if adapter is not None:
+        with warnings.catch_warnings():
+            # PEFT only warns where tensors are missing.
+            warnings.simplefilter("error")
+            model = PeftModel.from_pretrained(model, adapter)
+    return model(input_ids=tokens).logits[0]
+
+
+def curve_difference(losses: Path, steps_log: Path) -> float:
+    expected = json.loads(losses.read_text())["steps"]
+    lines = [json.loads(line) for line in steps_log.read_text().splitlines()]
+    found = [line for line in lines if "loss" in line]
+    if [line["step"] for line in found] != [line["step"] for line in expected]:
+        sys.exit(f"the steps log has {len(found)} steps, PEFT's run has {len(expected)}")
+    return max(abs(a["loss"] - b["loss"]) / abs(b["loss"]) for a, b in zip(found, expected))
+
+
+def main() -> None:
+    base, adapter, losses, steps_log, reference = map(Path, sys.argv[1:6])
+    curve = curve_difference(losses, steps_log)
+    plain, ours, theirs = logits(base, None), logits(base, adapter), logits(base, reference)
+    effect = (theirs - plain).abs().max().item()
+    difference = (ours - theirs).abs().max().item() / theirs.abs().max().item()
+    print(f"  loss curve: largest relative difference {curve:.1e}")
+    print(f"  logits in PEFT: largest difference {difference:.1e} of the largest logit; the adapter moves them by {effect:.1f}")
+    if curve > LOSS_TOLERANCE or difference > LOGIT_TOLERANCE:
+        sys.exit(f"too far apart: allowed are {LOSS_TOLERANCE} and {LOGIT_TOLERANCE}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
