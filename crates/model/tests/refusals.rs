@@ -1,0 +1,418 @@
+//! Models and adapters that must be refused, each by name: one table for `config.json`, one for weights, one for PEFT.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use tch::{Device, Kind, Tensor};
+use tempfile::TempDir;
+use tunesmith_model::{
+    Adapter, CausalLm, KvCache, ModelConfig, ModelError, PackedBatch, Precision, SequenceStep,
+};
+use tunesmith_torch_ext::{MappedFile, write_tensor_file};
+
+const FLOAT: Precision = Precision::uniform(Kind::Float);
+
+fn golden() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama")
+}
+
+fn model() -> CausalLm {
+    CausalLm::load(&golden().join("base"), Device::Cpu, FLOAT).unwrap()
+}
+
+fn read_object(path: &Path) -> Map<String, Value> {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// A copy of one golden folder with some fields of its JSON file set; null removes.
+fn changed_copy(folder: &Path, file: &str, changes: &Value) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    let mut object = read_object(&copy.path().join(file));
+    for (field, value) in changes.as_object().unwrap() {
+        if value.is_null() {
+            object.remove(field);
+        } else {
+            object.insert(field.clone(), value.clone());
+        }
+    }
+    fs::write(copy.path().join(file), Value::Object(object).to_string()).unwrap();
+    copy
+}
+
+/// Rewrites a safetensors file with one tensor removed, renamed or replaced.
+fn change_tensors(path: &Path, change: impl Fn(&str, Tensor) -> Option<(String, Tensor)>) {
+    let file = MappedFile::open(path).unwrap();
+    let tensors: Vec<(String, Tensor)> = file
+        .names()
+        .into_iter()
+        .filter_map(|name| change(&name, file.load(&name, Device::Cpu, None).unwrap()))
+        .collect();
+    drop(file);
+    write_tensor_file(path, &tensors).unwrap();
+}
+
+fn assert_refused<T: std::fmt::Debug>(outcome: Result<T, ModelError>, code: &str, words: &str) {
+    let error = outcome.unwrap_err();
+    assert_eq!(error.code(), code, "{error}");
+    assert!(
+        error.to_string().contains(words),
+        "`{error}` should contain `{words}`"
+    );
+}
+
+#[test]
+fn configurations() {
+    let cases = [
+        (
+            json!({"architectures": ["GPT2LMHeadModel"]}),
+            "unsupported_architecture",
+            "`GPT2LMHeadModel`",
+        ),
+        (
+            json!({"architectures": null, "model_type": null}),
+            "unsupported_architecture",
+            "(none named)",
+        ),
+        (
+            json!({"hidden_act": "gelu"}),
+            "unsupported_model_feature",
+            "`hidden_act` is \"gelu\"",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
+            "unsupported_model_feature",
+            "\"yarn\"",
+        ),
+        (
+            json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+            "unsupported_model_feature",
+            "\"dynamic\"",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}),
+            "model_config_invalid",
+            "`low_freq_factor`",
+        ),
+        (
+            json!({"rope_scaling": {"type": "linear", "factor": -1.0}}),
+            "model_config_invalid",
+            "`factor`",
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}}),
+            "unsupported_model_feature",
+            "`partial_rotary_factor` is 0.5",
+        ),
+        (
+            json!({"quantization_config": {"quant_method": "awq"}}),
+            "unsupported_model_feature",
+            "\"awq\"",
+        ),
+        (
+            json!({"num_key_value_heads": 3}),
+            "model_config_invalid",
+            "4 query heads",
+        ),
+        (
+            json!({"num_attention_heads": 0, "head_dim": null}),
+            "model_config_invalid",
+            "`num_attention_heads` is 0",
+        ),
+        (json!({"head_dim": 7}), "model_config_invalid", "odd"),
+        (
+            json!({"vocab_size": -5}),
+            "model_config_invalid",
+            "`vocab_size` is -5",
+        ),
+        (
+            json!({"num_hidden_layers": 100_000}),
+            "model_config_invalid",
+            "over 1024",
+        ),
+        (
+            json!({"rms_norm_eps": 0.0}),
+            "model_config_invalid",
+            "`rms_norm_eps`",
+        ),
+        (
+            json!({"hidden_size": null}),
+            "model_config_invalid",
+            "hidden_size",
+        ),
+        (
+            json!({"vocab_size": "many"}),
+            "model_config_invalid",
+            "config.json is not valid",
+        ),
+        (
+            json!({"architectures": ["MistralForCausalLM"], "layer_types": ["full_attention", "chunked_attention"]}),
+            "unsupported_model_feature",
+            "\"chunked_attention\"",
+        ),
+        (
+            json!({"architectures": ["MistralForCausalLM"], "sliding_window": 0}),
+            "model_config_invalid",
+            "sliding_window",
+        ),
+    ];
+    for (changes, code, words) in cases {
+        let folder = changed_copy(&golden().join("base"), "config.json", &changes);
+        assert_refused(ModelConfig::from_folder(folder.path()), code, words);
+    }
+    let empty = tempfile::tempdir().unwrap();
+    assert_refused(
+        ModelConfig::from_folder(empty.path()),
+        "model_unreadable",
+        "config.json",
+    );
+}
+
+#[test]
+fn weights() {
+    let load = |folder: &TempDir| CausalLm::load(folder.path(), Device::Cpu, FLOAT);
+    let copy = || changed_copy(&golden().join("base"), "config.json", &json!({}));
+
+    let folder = copy();
+    change_tensors(
+        &folder.path().join("model.safetensors"),
+        |name, tensor| match name {
+            "model.norm.weight" => None,
+            "model.layers.1.mlp.up_proj.weight" => Some((name.to_owned(), tensor.tr())),
+            "model.layers.0.self_attn.q_proj.weight" => {
+                Some(("model.layers.0.self_attn.q_norm".to_owned(), tensor))
+            }
+            _ => Some((name.to_owned(), tensor)),
+        },
+    );
+    let error = load(&folder).unwrap_err();
+    let ModelError::WeightsMismatch { problems, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(
+        problems[..],
+        [
+            "`model.layers.0.self_attn.q_proj.weight` is missing",
+            "`model.layers.1.mlp.up_proj.weight` is [32, 64], expected [64, 32]",
+            "`model.norm.weight` is missing",
+            "`model.layers.0.self_attn.q_norm` is unexpected",
+        ]
+    );
+
+    let folder = copy();
+    fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    assert_refused(
+        load(&folder),
+        "model_weights_missing",
+        "neither model.safetensors nor",
+    );
+    let index = json!({"weight_map": {"model.norm.weight": "../elsewhere.safetensors"}});
+    fs::write(
+        folder.path().join("model.safetensors.index.json"),
+        index.to_string(),
+    )
+    .unwrap();
+    assert_refused(
+        load(&folder),
+        "model_weights_invalid",
+        "`../elsewhere.safetensors`",
+    );
+
+    let folder = copy();
+    let path = folder.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    assert_refused(
+        load(&folder),
+        "model_weights_invalid",
+        "not a whole safetensors file",
+    );
+}
+
+#[test]
+fn a_tied_head_stored_twice_is_harmless() {
+    let folder = changed_copy(&golden().join("base"), "config.json", &json!({}));
+    change_tensors(&folder.path().join("model.safetensors"), |name, tensor| {
+        Some((name.to_owned(), tensor))
+    });
+    let path = folder.path().join("model.safetensors");
+    let file = MappedFile::open(&path).unwrap();
+    let mut tensors: Vec<_> = file
+        .names()
+        .into_iter()
+        .map(|name| (name.clone(), file.load(&name, Device::Cpu, None).unwrap()))
+        .collect();
+    drop(file);
+    let embedding = tensors
+        .iter()
+        .find(|(name, _)| name.contains("embed"))
+        .unwrap()
+        .1
+        .copy();
+    tensors.push(("lm_head.weight".to_owned(), embedding));
+    tensors.push((
+        "model.layers.0.self_attn.rotary_emb.inv_freq".to_owned(),
+        Tensor::from_slice(&[1.0f32]),
+    ));
+    write_tensor_file(&path, &tensors).unwrap();
+    CausalLm::load(folder.path(), Device::Cpu, FLOAT).unwrap();
+}
+
+#[test]
+fn adapters() {
+    let config = model().config().clone();
+    let load = |folder: &TempDir| Adapter::load(folder.path(), &config, Device::Cpu);
+    let cases = [
+        (json!({"peft_type": "IA3"}), "unsupported_adapter", "\"IA3\""),
+        (
+            json!({"use_dora": true}),
+            "unsupported_adapter",
+            "`use_dora` is true",
+        ),
+        (json!({"bias": "all"}), "unsupported_adapter", "`bias` is \"all\""),
+        (
+            json!({"modules_to_save": ["lm_head"]}),
+            "unsupported_adapter",
+            "`modules_to_save`",
+        ),
+        (
+            json!({"rank_pattern": {"q_proj": 2}}),
+            "unsupported_adapter",
+            "`rank_pattern`",
+        ),
+        (
+            json!({"alpha_pattern": {"q_proj": 2}}),
+            "unsupported_adapter",
+            "`alpha_pattern`",
+        ),
+        (
+            json!({"layers_to_transform": [0]}),
+            "unsupported_adapter",
+            "`layers_to_transform`",
+        ),
+        (
+            json!({"target_modules": ["lm_head"]}),
+            "unsupported_adapter",
+            "lm_head",
+        ),
+        (json!({"target_modules": []}), "unsupported_adapter", "empty"),
+        (json!({"r": 0}), "unsupported_adapter", "between 1 and 1024"),
+        (
+            json!({"lora_dropout": 1.0}),
+            "unsupported_adapter",
+            "`lora_dropout`",
+        ),
+        (
+            json!({"r": null}),
+            "model_config_invalid",
+            "adapter_config.json is not valid",
+        ),
+        (json!({"r": 4}), "adapter_invalid", "is [8, 32], expected [4, 32]"),
+        (
+            json!({"target_modules": ["q_proj"]}),
+            "adapter_invalid",
+            "k_proj.lora_A.weight` is unexpected",
+        ),
+    ];
+    for (changes, code, words) in cases {
+        let folder = changed_copy(&golden().join("adapter"), "adapter_config.json", &changes);
+        assert_refused(load(&folder), code, words);
+    }
+
+    let folder = changed_copy(&golden().join("adapter"), "adapter_config.json", &json!({}));
+    change_tensors(
+        &folder.path().join("adapter_model.safetensors"),
+        |name, tensor| {
+            Some((
+                name.to_owned(),
+                if name.contains("layers.1.mlp.down_proj.lora_B") {
+                    tensor / 0.0
+                } else {
+                    tensor
+                },
+            ))
+        },
+    );
+    assert_refused(
+        load(&folder),
+        "adapter_invalid",
+        "layers.1.mlp.down_proj.lora_B.weight` has values that are not",
+    );
+
+    let folder = changed_copy(&golden().join("adapter"), "adapter_config.json", &json!({}));
+    change_tensors(
+        &folder.path().join("adapter_model.safetensors"),
+        |name, tensor| (!name.contains("layers.1.mlp.down_proj.lora_B")).then(|| (name.to_owned(), tensor)),
+    );
+    assert_refused(
+        load(&folder),
+        "adapter_invalid",
+        "layers.1.mlp.down_proj.lora_B.weight` is missing",
+    );
+
+    let other = ModelConfig::from_folder(&golden().join("../qwen/base")).unwrap();
+    let error = Adapter::load(&golden().join("adapter"), &other, Device::Cpu).unwrap_err();
+    assert_eq!(
+        error.code(),
+        "adapter_invalid",
+        "an adapter of another base: {error}"
+    );
+}
+
+#[test]
+fn other_spellings_of_the_same_targets_are_read() {
+    let config = model().config().clone();
+    for targets in [
+        json!("all-linear"),
+        json!(".*(_proj)"),
+        json!([
+            "self_attn.q_proj",
+            "k_proj",
+            "v_proj",
+            "o_proj",
+            "mlp.gate_proj",
+            "up_proj",
+            "down_proj"
+        ]),
+    ] {
+        let folder = changed_copy(
+            &golden().join("adapter"),
+            "adapter_config.json",
+            &json!({ "target_modules": targets }),
+        );
+        let adapter = Adapter::load(folder.path(), &config, Device::Cpu).unwrap();
+        assert_eq!(adapter.settings().target_modules.layers().len(), 7);
+    }
+}
+
+#[test]
+fn batches() {
+    let model = model();
+    let batch = |tokens: &[u32], lengths: &[usize]| PackedBatch::new(tokens, lengths, Device::Cpu);
+    assert_refused(batch(&[], &[]), "invalid_batch", "no tokens");
+    assert_refused(batch(&[1, 2], &[2, 0]), "invalid_batch", "document 1 is empty");
+    assert_refused(batch(&[1, 2], &[1]), "invalid_batch", "lengths add up to 1");
+    let outside = batch(&[1, 288], &[2]).unwrap();
+    assert_refused(
+        model.hidden(&outside, None, None),
+        "invalid_batch",
+        "token id 288 is outside the vocabulary of 288",
+    );
+
+    let mut cache: KvCache = model.new_cache(8).unwrap();
+    assert_refused(model.step(&mut []), "invalid_batch", "no sequences");
+    for tokens in [&[][..], &[1, 2, 9999][..]] {
+        let mut steps = [SequenceStep {
+            tokens,
+            cache: &mut cache,
+            adapter: None,
+        }];
+        assert_refused(model.step(&mut steps), "invalid_batch", "");
+    }
+    assert!(cache.is_empty(), "a refused step leaves the cache as it was");
+}
