@@ -1,1 +1,19 @@
+//! Inference: one base model, many LoRA adapters, vLLM's HTTP protocol.
+//!
+//! - [`http`]: requests and answers; knows nothing of tensors;
+//! - [`engine`]: the thread that owns the model, and its scheduler;
+//! - [`sampler`], [`detokenizer`], [`stop`], [`text`]: from logits to text, one sequence at a time;
+//! - [`adapter`]: names and leases of loaded adapters;
+//! - [`serve`]: start, ready file, signals, drain.
 
+pub mod adapter;
+mod clock;
+pub mod detokenizer;
+pub mod engine;
+pub mod generation;
+pub mod http;
+pub mod metrics;
+pub mod sampler;
+pub mod serve;
+pub mod stop;
+pub mod text;

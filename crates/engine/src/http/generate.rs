@@ -1,0 +1,133 @@
+//! What both generating endpoints do once the prompt is known: find the model, check lengths, submit, deliver.
+
+use std::sync::Arc;
+
+use axum::response::Response;
+
+use super::{
+    answer::{AnswerWriter, Shape, Usage},
+    delivery::{self, Generating},
+    error::ApiError,
+    request::{Delivery, Request},
+};
+use crate::{adapter::AdapterLease, engine::Engine, generation::Generation};
+
+/// The prompts of a request in tokens.
+#[derive(Debug)]
+pub(super) struct Prompts {
+    /// The field that they came from.
+    pub(super) field: &'static str,
+    /// Each of at least one token.
+    pub(super) tokens: Vec<Vec<u32>>,
+    /// Most tokens to generate where the request does not say; `None` is as many as fit.
+    pub(super) default_max_tokens: Option<usize>,
+}
+
+/// The adapter of that name, or `None` for the base model.
+///
+/// # Errors
+/// There is neither.
+pub(super) fn find_model(engine: &Engine, name: &str) -> Result<Option<Arc<AdapterLease>>, ApiError> {
+    if name == engine.name() {
+        return Ok(None);
+    }
+    engine
+        .adapters()
+        .lease(name)
+        .map(Some)
+        .ok_or_else(|| ApiError::no_model(name))
+}
+
+/// A text in tokens that the model knows.
+///
+/// # Errors
+/// The tokenizer fails, or gives no token, or one that the model has no row for.
+pub(super) fn encode(
+    engine: &Engine,
+    text: &str,
+    add_special: bool,
+    field: &str,
+) -> Result<Vec<u32>, ApiError> {
+    let encoded = engine.tokenizer().encode(text, add_special).map_err(|error| {
+        tracing::warn!(error = &error as &dyn std::error::Error, "tokenizer failed");
+        ApiError::invalid(field, format!("The tokenizer fails on `{field}`."))
+    })?;
+    if encoded.ids.is_empty() {
+        return Err(ApiError::invalid(
+            field,
+            format!("`{field}` is empty: it has no tokens to go on from."),
+        ));
+    }
+    if encoded.ids.iter().any(|id| *id >= engine.vocabulary()) {
+        let message = format!("`{field}` has a token that the model does not know.");
+        return Err(ApiError::invalid(field, message));
+    }
+    Ok(encoded.ids)
+}
+
+/// Generates and answers, whole or as a stream.
+///
+/// # Errors
+/// A prompt does not fit, the queue is full, or the engine fails.
+pub(super) async fn answer(
+    engine: &Engine,
+    request: &Request,
+    adapter: Option<Arc<AdapterLease>>,
+    prompts: Prompts,
+    shape: Shape,
+) -> Result<Response, ApiError> {
+    let prompt_tokens = prompts.tokens.iter().map(Vec::len).sum();
+    let generations = generations(engine, request, adapter, prompts)?;
+    // If one is refused, dropping the receivers of those before it cancels them.
+    let receivers = generations
+        .into_iter()
+        .map(|generation| engine.submit(generation));
+    let receivers: Vec<_> = receivers.collect::<Result<_, _>>()?;
+    let writer = AnswerWriter::new(shape, &request.model, receivers.len(), request.logprobs.is_some());
+    let generating = Generating {
+        receivers,
+        writer,
+        usage: Usage {
+            prompt_tokens,
+            completion_tokens: 0,
+        },
+    };
+    match request.delivery {
+        Delivery::Whole => delivery::whole(generating).await,
+        Delivery::Stream { include_usage } => Ok(delivery::stream(generating, include_usage)),
+    }
+}
+
+fn generations(
+    engine: &Engine,
+    request: &Request,
+    adapter: Option<Arc<AdapterLease>>,
+    prompts: Prompts,
+) -> Result<Vec<Generation>, ApiError> {
+    let Prompts {
+        field,
+        tokens,
+        default_max_tokens,
+    } = prompts;
+    let limit = engine.max_context();
+    let generation = |prompt: Vec<u32>| {
+        // What is not asked for is cut to the room that there is; what is asked for must fit.
+        let room = limit.saturating_sub(prompt.len()).max(1);
+        let max_tokens = request
+            .max_tokens
+            .unwrap_or_else(|| default_max_tokens.unwrap_or(room).min(room));
+        if prompt.len().saturating_add(max_tokens) > limit {
+            return Err(ApiError::context_length(field, limit, prompt.len(), max_tokens));
+        }
+        Ok(Generation {
+            prompt,
+            adapter: adapter.clone(),
+            max_tokens,
+            sampling: request.sampling.clone(),
+            stopping: request.stopping.clone(),
+            skip_special_tokens: request.skip_special_tokens,
+            logprobs: request.logprobs,
+        })
+    };
+    tokens.into_iter().map(generation).collect()
+}

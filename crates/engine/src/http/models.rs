@@ -1,0 +1,49 @@
+//! `/v1/models`: the base model and its adapters.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use crate::{adapter::AdapterLease, engine::Engine};
+
+/// `GET /v1/models`
+pub(super) async fn list(State(engine): State<Arc<Engine>>) -> Json<Value> {
+    let adapters = engine.adapters().all();
+    let adapters = adapters.iter().map(|lease| adapter_card(&engine, lease));
+    let cards: Vec<Value> = [base_card(&engine)].into_iter().chain(adapters).collect();
+    Json(json!({"object": "list", "data": cards}))
+}
+
+/// `GET /v1/models/{id}`; an id may have slashes in it.
+pub(super) async fn show(
+    State(engine): State<Arc<Engine>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    if id == engine.name() {
+        return Ok(Json(base_card(&engine)));
+    }
+    let lease = engine
+        .adapters()
+        .lease(&id)
+        .ok_or_else(|| ApiError::no_model(&id))?;
+    Ok(Json(adapter_card(&engine, &lease)))
+}
+
+fn base_card(engine: &Engine) -> Value {
+    json!({
+        "id": engine.name(), "object": "model", "created": engine.started_at(), "owned_by": "tunesmith",
+        "root": engine.base(), "parent": null, "max_model_len": engine.max_context(), "permission": [],
+    })
+}
+
+fn adapter_card(engine: &Engine, lease: &AdapterLease) -> Value {
+    json!({
+        "id": lease.name, "object": "model", "created": lease.loaded_at, "owned_by": "tunesmith",
+        "root": lease.path, "parent": engine.name(), "max_model_len": engine.max_context(), "permission": [],
+    })
+}

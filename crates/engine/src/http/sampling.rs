@@ -1,0 +1,226 @@
+//! The fields that chat completions and completions share: how to sample, when to stop, what is not supported.
+
+use serde_json::Value;
+
+use super::{error::ApiError, fields::Fields};
+use crate::{generation::Stopping, sampler::Sampling};
+
+/// Most stop strings of one request.
+const MOST_STOPS: usize = 16;
+/// Longest stop string, in bytes: text of this length may be held back.
+const LONGEST_STOP: usize = 1024;
+/// Most alternatives whose log-probabilities are reported for each token.
+pub(super) const MOST_LOGPROBS: i64 = 20;
+
+/// Fields that would change the text. Each must be absent, null, empty, or one of the values that change nothing.
+const UNSUPPORTED: [(&str, &[&str], &str); 24] = [
+    ("n", &["1"], "it gives one choice a request"),
+    ("best_of", &["1"], "it gives one choice a request"),
+    ("use_beam_search", &["false"], "it has no beam search"),
+    ("presence_penalty", &["0", "0.0"], "it has no penalties"),
+    ("frequency_penalty", &["0", "0.0"], "it has no penalties"),
+    ("repetition_penalty", &["1", "1.0"], "it has no penalties"),
+    ("logit_bias", &[], "it cannot change logits"),
+    ("allowed_token_ids", &[], "it cannot change logits"),
+    ("bad_words", &[], "it cannot change logits"),
+    ("min_tokens", &["0"], "it cannot put off the end"),
+    ("tools", &[], "it has no tool calls"),
+    ("functions", &[], "it has no tool calls"),
+    (
+        "response_format",
+        &[r#"{"type":"text"}"#],
+        "it has no structured output",
+    ),
+    ("structured_outputs", &[], "it has no structured output"),
+    ("guided_json", &[], "it has no structured output"),
+    ("guided_regex", &[], "it has no structured output"),
+    ("guided_choice", &[], "it has no structured output"),
+    ("guided_grammar", &[], "it has no structured output"),
+    (
+        "prompt_logprobs",
+        &["0"],
+        "it reports log-probabilities of generated tokens only",
+    ),
+    ("truncate_prompt_tokens", &[], "it does not shorten prompts"),
+    ("prompt_embeds", &[], "it takes texts and tokens only"),
+    ("modalities", &[r#"["text"]"#], "it gives text only"),
+    ("audio", &[], "it gives text only"),
+    ("web_search_options", &[], "it does not search"),
+];
+
+/// Refuses what would silently change the meaning of the request. `more`: further fields, of one endpoint.
+///
+/// # Errors
+/// The first such field.
+pub(super) fn refuse_unsupported(fields: &Fields, more: &[(&str, &[&str], &str)]) -> Result<(), ApiError> {
+    for (name, harmless, reason) in UNSUPPORTED.iter().chain(more) {
+        let Some(value) = fields.get(name) else { continue };
+        let empty = match value {
+            Value::Array(items) => items.is_empty(),
+            Value::Object(entries) => entries.is_empty(),
+            Value::String(text) => text.is_empty(),
+            _ => false,
+        };
+        if !empty && !harmless.contains(&value.to_string().as_str()) {
+            return Err(ApiError::unsupported(name, reason));
+        }
+    }
+    Ok(())
+}
+
+/// Temperature, cuts and seed.
+///
+/// # Errors
+/// A field out of bounds.
+pub(super) fn sampling(fields: &Fields) -> Result<Sampling, ApiError> {
+    let default = Sampling::default();
+    let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?;
+    Ok(Sampling {
+        temperature: fields
+            .number("temperature", 0.0..=2.0)?
+            .unwrap_or(default.temperature),
+        top_p: fields.number("top_p", 0.0..=1.0)?.unwrap_or(default.top_p),
+        // vLLM: -1 and 0 both mean all.
+        top_k: top_k
+            .and_then(|kept| usize::try_from(kept).ok())
+            .filter(|kept| *kept > 0),
+        min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
+        seed: fields
+            .integer("seed", i64::MIN..=i64::MAX)?
+            .map(i64::cast_unsigned),
+    })
+}
+
+/// Stop strings and tokens.
+///
+/// # Errors
+/// A field of the wrong kind, or too many or too long strings.
+pub(super) fn stopping(fields: &Fields) -> Result<Stopping, ApiError> {
+    Ok(Stopping {
+        strings: stop_strings(fields)?,
+        tokens: stop_tokens(fields)?,
+        ignore_end_of_sequence: fields.flag("ignore_eos", false)?,
+        keep_stop_string: fields.flag("include_stop_str_in_output", false)?,
+    })
+}
+
+fn stop_strings(fields: &Fields) -> Result<Vec<String>, ApiError> {
+    let wrong = || {
+        let message = format!(
+            "`stop` must be a text or a list of at most {MOST_STOPS} texts, none empty, none longer than \
+             {LONGEST_STOP} bytes."
+        );
+        ApiError::invalid("stop", message)
+    };
+    let Some(value) = fields.get("stop") else {
+        return Ok(Vec::new());
+    };
+    let single = std::slice::from_ref(value);
+    let items = value.as_array().map_or(single, Vec::as_slice);
+    let strings: Option<Vec<String>> = items
+        .iter()
+        .map(|item| item.as_str().map(ToOwned::to_owned))
+        .collect();
+    let strings = strings
+        .filter(|strings| strings.len() <= MOST_STOPS)
+        .ok_or_else(wrong)?;
+    let fits = strings
+        .iter()
+        .all(|stop| (1..=LONGEST_STOP).contains(&stop.len()));
+    if fits { Ok(strings) } else { Err(wrong()) }
+}
+
+fn stop_tokens(fields: &Fields) -> Result<Vec<u32>, ApiError> {
+    let Some(value) = fields.get("stop_token_ids") else {
+        return Ok(Vec::new());
+    };
+    token_ids(value)
+        .ok_or_else(|| ApiError::invalid("stop_token_ids", "`stop_token_ids` must be a list of token ids."))
+}
+
+/// A list of token ids, if it is one.
+#[must_use]
+pub(super) fn token_ids(value: &Value) -> Option<Vec<u32>> {
+    let id = |item: &Value| item.as_u64().and_then(|id| u32::try_from(id).ok());
+    value.as_array()?.iter().map(id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn fields(value: &Value) -> Fields {
+        Fields::parse(value.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_api() {
+        assert_eq!(sampling(&fields(&json!({}))).unwrap(), Sampling::default());
+        assert_eq!(stopping(&fields(&json!({}))).unwrap(), Stopping::default());
+    }
+
+    #[test]
+    fn all_fields_are_read() {
+        let body =
+            json!({"temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.1, "seed": -1, "stop": "x"});
+        let sampled = sampling(&fields(&body)).unwrap();
+        assert_eq!((sampled.top_k, sampled.seed), (Some(40), Some(u64::MAX)));
+        assert_eq!(stopping(&fields(&body)).unwrap().strings, ["x"]);
+        assert_eq!(sampling(&fields(&json!({"top_k": -1}))).unwrap().top_k, None);
+        let body = json!({"stop": ["a", "b"], "stop_token_ids": [3], "ignore_eos": true});
+        let stop = stopping(&fields(&body)).unwrap();
+        assert_eq!((stop.strings.len(), stop.tokens.as_slice()), (2, [3].as_slice()));
+        assert!(stop.ignore_end_of_sequence);
+    }
+
+    #[test]
+    fn what_changes_nothing_passes() {
+        let body = json!({
+            "n": 1, "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "tools": [], "tool_choice": "none",
+            "response_format": {"type": "text"}, "logprobs": null, "some_future_field": {"a": 1}, "user": "u"
+        });
+        refuse_unsupported(&fields(&body), &[]).unwrap();
+    }
+
+    #[test]
+    fn what_changes_the_answer_is_refused_by_name() {
+        for body in [
+            json!({"n": 2}),
+            json!({"presence_penalty": 0.5}),
+            json!({"logit_bias": {"5": 100}}),
+            json!({"tools": [{"type": "function"}]}),
+            json!({"response_format": {"type": "json_object"}}),
+        ] {
+            let name = body.as_object().unwrap().keys().next().unwrap();
+            let error = refuse_unsupported(&fields(&body), &[]).unwrap_err();
+            assert_eq!(error.body().error.param.as_ref(), Some(name));
+        }
+    }
+
+    #[test]
+    fn wrong_values_are_refused_by_name() {
+        for body in [
+            json!({"temperature": -0.1}),
+            json!({"temperature": 2.5}),
+            json!({"top_p": 1.5}),
+            json!({"top_k": 1.5}),
+            json!({"min_p": -1}),
+            json!({"seed": "a"}),
+            json!({"stop": ""}),
+            json!({"stop": [1]}),
+            json!({"stop": vec!["x"; 17]}),
+            json!({"stop_token_ids": [-1]}),
+        ] {
+            let name = body.as_object().unwrap().keys().next().unwrap();
+            let read = fields(&body);
+            let error = sampling(&read)
+                .map(drop)
+                .and_then(|()| stopping(&read).map(drop))
+                .unwrap_err();
+            assert_eq!(error.body().error.param.as_ref(), Some(name), "{body}");
+        }
+    }
+}
