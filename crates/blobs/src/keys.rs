@@ -6,12 +6,14 @@
 //! jobs/{job}/{epoch}-{lease}/checkpoints/{step}/{file}
 //! jobs/{job}/{epoch}-{lease}/adapter/{file}
 //! jobs/{job}/{epoch}-{lease}/metrics.jsonl
+//! imports/{folder}/{file}   (put there by people, to be registered as a base model)
 //! self-test/{random}
 //! ```
 
 use std::{fmt, str::FromStr};
 
 use tunesmith_types::ids::{BaseModelId, DatasetId, JobId, OrganizationId};
+use tunesmith_types::names::ResourceName;
 use uuid::Uuid;
 
 /// Files of a base model that are stored, besides the numbered shards of its weights.
@@ -115,6 +117,17 @@ impl BlobKey {
         Ok(Self(format!("base-models/{base_model}/{file}")))
     }
 
+    /// A file of a model folder that somebody has put into the bucket, to be registered as a base model.
+    ///
+    /// # Errors
+    /// The file has no place in a base model.
+    pub fn import_file(folder: &ResourceName, file: &str) -> Result<Self, InvalidKey> {
+        if !is_base_model_file(file) {
+            return Err(InvalidKey::new(file, "the name of a base model's file"));
+        }
+        Ok(Self(format!("imports/{folder}/{file}")))
+    }
+
     /// A file of the checkpoint after `step` optimizer steps: one of [`CHECKPOINT_FILES`].
     ///
     /// # Errors
@@ -179,6 +192,7 @@ impl FromStr for BlobKey {
             }
             ["base-models", base_model, file] => is_id::<BaseModelId>(base_model) && is_base_model_file(file),
             ["jobs", job, run, rest @ ..] => is_id::<JobId>(job) && is_run(run) && is_run_file(rest),
+            ["imports", folder, file] => is_id::<ResourceName>(folder) && is_base_model_file(file),
             ["self-test", random] => is_hex(random, 32),
             _ => false,
         };

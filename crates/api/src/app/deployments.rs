@@ -1,0 +1,306 @@
+//! Deployments: public model names, and the revisions that say which version answers.
+
+use std::collections::BTreeMap;
+
+use tunesmith_store::adapters::{self, AdapterVersion};
+use tunesmith_store::deployments::{self, NewDeployment};
+use tunesmith_store::revisions::{self, NewRevision, Route};
+use tunesmith_types::api::deployments as body;
+use tunesmith_types::ids::{AdapterVersionId, DeploymentId, OrganizationId};
+use tunesmith_types::list::{List, MAX_LIMIT, Page, PageQuery};
+use tunesmith_types::names::ResourceName;
+use tunesmith_types::principal::Principal;
+use tunesmith_types::states::BaseModelState;
+
+use super::adapters::VERSION_KIND;
+use super::base_models;
+use crate::error::{ApiError, OrNotFound};
+use crate::state::ApiState;
+
+/// What people call it.
+pub const KIND: &str = "deployment";
+/// All requests.
+const WHOLE: u8 = 100;
+
+/// Makes a deployment with its first revision, which is pending until a replica answers for it.
+///
+/// # Errors
+/// A field breaks its rule, names what the organization cannot see, or the version has another base model.
+pub async fn create(
+    state: &ApiState,
+    caller: &Principal,
+    request: &body::CreateDeploymentRequest,
+) -> Result<body::Deployment, ApiError> {
+    let organization = caller.organization_id;
+    let name = ResourceName::parse("name", &request.name)?;
+    let model = base_models::lookup(state, organization, &request.base_model).await;
+    let model = model.or_unknown(base_models::KIND, "base_model", &request.base_model)?;
+    if model.state != BaseModelState::Ready {
+        let message = format!(
+            "The base model `{}` is {}; only a ready one can be deployed.",
+            model.name, model.state
+        );
+        return Err(ApiError::Conflict {
+            code: "base_model_not_ready",
+            param: Some("base_model"),
+            message,
+        });
+    }
+    let version = match &request.adapter {
+        Some(adapter) => Some(find_version(state, organization, adapter, request.version).await?),
+        None if request.version.is_some() => {
+            return Err(ApiError::parameter(
+                "version",
+                "`version` needs `adapter`, whose version it is.",
+            ));
+        }
+        None => None,
+    };
+    if let Some(version) = &version {
+        require_base(
+            version,
+            &name,
+            model.name.as_str(),
+            version.base_model_id == model.id,
+        )?;
+    }
+    let routes = [Route {
+        adapter_version_id: version.map(|version| version.id),
+        weight: WHOLE,
+    }];
+    let new = NewDeployment {
+        name: &name,
+        base_model_id: model.id,
+        routes: &routes,
+        created_by: caller.user_id,
+    };
+    let deployment = deployments::create(&state.store, organization, &new).await;
+    let deployment = deployment.or_unknown(base_models::KIND, "base_model", &request.base_model)?;
+    tracing::info!(deployment = %deployment.id, %name, "deployment made");
+    view(state, organization, deployment, true).await
+}
+
+/// Makes the next revision, which sends all requests to one version once it is ready.
+///
+/// # Errors
+/// The organization has no such deployment or version, the version has another base model, or another revision came
+/// between.
+pub async fn promote(
+    state: &ApiState,
+    caller: &Principal,
+    name: &ResourceName,
+    request: &body::PromoteRequest,
+) -> Result<body::Deployment, ApiError> {
+    let organization = caller.organization_id;
+    let deployment = find(state, caller, name).await?;
+    let version = find_version(state, organization, &request.adapter, request.version).await?;
+    let same_base = version.base_model_id == deployment.base_model_id;
+    require_base(&version, name, &deployment.base_model, same_base)?;
+    let routes = [Route {
+        adapter_version_id: Some(version.id),
+        weight: WHOLE,
+    }];
+    let new = NewRevision {
+        expected_number: request.expected_revision,
+        routes: &routes,
+        created_by: caller.user_id,
+    };
+    let revision = revisions::create(&state.store, organization, deployment.id, &new)
+        .await
+        .map_err(|error| match ApiError::from(error) {
+            ApiError::Conflict {
+                code: code @ "revision_conflict",
+                message,
+                ..
+            } => ApiError::Conflict {
+                code,
+                param: Some("expected_revision"),
+                message,
+            },
+            other => other,
+        })?;
+    tracing::info!(deployment = %deployment.id, revision = revision.number, "version promoted");
+    get(state, caller, name).await
+}
+
+/// The organization's deployments, without their histories.
+///
+/// # Errors
+/// The page request is wrong.
+pub async fn list(
+    state: &ApiState,
+    caller: &Principal,
+    query: &PageQuery,
+) -> Result<List<body::Deployment>, ApiError> {
+    let page = query.parse()?;
+    let rows = deployments::list(&state.store, caller.organization_id, &page).await?;
+    let mut data = Vec::with_capacity(rows.rows.len());
+    for deployment in rows.rows {
+        data.push(view(state, caller.organization_id, deployment, false).await?);
+    }
+    Ok(List::new(data, rows.has_more, |deployment: &body::Deployment| {
+        deployment.id.to_string()
+    }))
+}
+
+/// One deployment with its revisions.
+///
+/// # Errors
+/// The organization has no such deployment.
+pub async fn get(
+    state: &ApiState,
+    caller: &Principal,
+    name: &ResourceName,
+) -> Result<body::Deployment, ApiError> {
+    let deployment = find(state, caller, name).await?;
+    view(state, caller.organization_id, deployment, true).await
+}
+
+/// Takes a deployment away; its name can be used again.
+///
+/// # Errors
+/// The organization has no such deployment.
+pub async fn delete(
+    state: &ApiState,
+    caller: &Principal,
+    name: &ResourceName,
+) -> Result<DeploymentId, ApiError> {
+    let deployment = find(state, caller, name).await?;
+    deployments::delete(&state.store, caller.organization_id, deployment.id)
+        .await
+        .or_not_found(KIND, name)?;
+    Ok(deployment.id)
+}
+
+async fn find(
+    state: &ApiState,
+    caller: &Principal,
+    name: &ResourceName,
+) -> Result<deployments::Deployment, ApiError> {
+    deployments::find(&state.store, caller.organization_id, name.as_str())
+        .await
+        .or_not_found(KIND, name)
+}
+
+async fn find_version(
+    state: &ApiState,
+    organization: OrganizationId,
+    adapter: &str,
+    number: Option<i32>,
+) -> Result<AdapterVersion, ApiError> {
+    let reference = number.map_or_else(|| adapter.to_owned(), |number| format!("{adapter}@{number}"));
+    if adapter.parse::<ResourceName>().is_err() {
+        return Err(ApiError::unknown(VERSION_KIND, "adapter", reference));
+    }
+    let found = adapters::find_version(&state.store, organization, adapter, number).await;
+    found.or_unknown(
+        VERSION_KIND,
+        if number.is_some() { "version" } else { "adapter" },
+        reference,
+    )
+}
+
+fn require_base(
+    version: &AdapterVersion,
+    name: &ResourceName,
+    base_model: &str,
+    same: bool,
+) -> Result<(), ApiError> {
+    if same {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}@{}` was trained on the base model `{}`, but the deployment `{name}` serves `{base_model}`; make a deployment of `{}`.",
+        version.adapter, version.number, version.base_model, version.base_model
+    );
+    Err(ApiError::Invalid {
+        code: "base_model_differs",
+        param: Some("adapter".to_owned()),
+        message,
+    })
+}
+
+/// `adapter@number` of the versions that revisions route to.
+type Names = BTreeMap<AdapterVersionId, (String, i32)>;
+
+async fn view(
+    state: &ApiState,
+    organization: OrganizationId,
+    deployment: deployments::Deployment,
+    with_history: bool,
+) -> Result<body::Deployment, ApiError> {
+    let page = Page {
+        after: None,
+        limit: MAX_LIMIT,
+    };
+    let history = match with_history {
+        true => {
+            revisions::list(&state.store, organization, deployment.id, &page)
+                .await?
+                .rows
+        }
+        false => Vec::new(),
+    };
+    let all = history.iter().chain(&deployment.active).chain(&deployment.latest);
+    let routed: Vec<AdapterVersionId> = all
+        .flat_map(|r| r.routes.iter().filter_map(|r| r.adapter_version_id))
+        .collect();
+    let mut names = Names::new();
+    for id in routed {
+        if let std::collections::btree_map::Entry::Vacant(entry) = names.entry(id) {
+            let version = adapters::version(&state.store, organization, id).await?;
+            entry.insert((version.adapter.to_string(), version.number));
+        }
+    }
+    Ok(body::Deployment {
+        id: deployment.id,
+        object: "deployment".to_owned(),
+        name: deployment.name.to_string(),
+        base_model: deployment.base_model,
+        base_model_id: deployment.base_model_id,
+        active_revision: deployment
+            .active
+            .as_ref()
+            .map(|revision| revision_view(revision, &names)),
+        latest_revision: deployment
+            .latest
+            .as_ref()
+            .map(|revision| revision_view(revision, &names)),
+        revisions: history
+            .iter()
+            .map(|revision| revision_view(revision, &names))
+            .collect(),
+        created_at: deployment.created_at.timestamp(),
+    })
+}
+
+fn revision_view(revision: &revisions::Revision, names: &Names) -> body::Revision {
+    body::Revision {
+        id: revision.id,
+        object: "deployment_revision".to_owned(),
+        number: revision.number,
+        status: revision.state,
+        reason: revision.reason.clone(),
+        routes: revision
+            .routes
+            .iter()
+            .map(|route| route_view(route, names))
+            .collect(),
+        created_at: revision.created_at.timestamp(),
+        activated_at: revision.activated_at.map(|time| time.timestamp()),
+    }
+}
+
+fn route_view(route: &Route, names: &Names) -> body::Route {
+    let named = route.adapter_version_id.and_then(|id| names.get(&id));
+    body::Route {
+        target: named.map_or_else(
+            || "base".to_owned(),
+            |(adapter, number)| format!("{adapter}@{number}"),
+        ),
+        adapter: named.map(|(adapter, _)| adapter.clone()),
+        version: named.map(|(_, number)| *number),
+        adapter_version_id: route.adapter_version_id,
+        weight: i32::from(route.weight),
+    }
+}

@@ -1,0 +1,145 @@
+//! The header of a safetensors file: its tensors' names and shapes, under limits of ours.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// Longest header that is read.
+pub(super) const MOST_HEADER_BYTES: u64 = 8 << 20;
+const MOST_TENSORS: usize = 65_536;
+
+/// What a header says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Header {
+    /// Shapes by name.
+    pub(super) shapes: BTreeMap<String, Vec<u64>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Tensor(Tensor),
+    Metadata(#[expect(dead_code, reason = "read for its form only")] BTreeMap<String, String>),
+}
+
+#[derive(Deserialize)]
+struct Tensor {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+/// Length of the header, from the first 8 bytes of a file of `file_bytes` bytes.
+pub(super) fn length(front: &[u8], file_bytes: u64) -> Result<u64, String> {
+    let front: [u8; 8] = front
+        .try_into()
+        .map_err(|_| "it is too short for a safetensors file.".to_owned())?;
+    let length = u64::from_le_bytes(front);
+    if length > MOST_HEADER_BYTES || length < 2 || length > file_bytes - 8 {
+        return Err("it does not begin with the header of a safetensors file.".to_owned());
+    }
+    Ok(length)
+}
+
+/// Parses a header in front of `data_bytes` bytes of data: every byte must belong to exactly one tensor.
+pub(super) fn parse(text: &[u8], data_bytes: u64) -> Result<Header, String> {
+    let entries: BTreeMap<String, Entry> =
+        serde_json::from_slice(text).map_err(|error| format!("its header is not readable: {error}."))?;
+    if entries.len() > MOST_TENSORS {
+        return Err(format!("it has more than {MOST_TENSORS} tensors."));
+    }
+    let mut tensors: Vec<(String, Tensor)> = Vec::new();
+    for (name, entry) in entries {
+        match entry {
+            Entry::Tensor(tensor) => tensors.push((name, tensor)),
+            Entry::Metadata(_) if name == "__metadata__" => {}
+            Entry::Metadata(_) => return Err(format!("its entry `{name}` is no tensor.")),
+        }
+    }
+    tensors.sort_by_key(|(_, tensor)| tensor.data_offsets);
+    let mut end = 0;
+    for (name, tensor) in &tensors {
+        let bytes = bytes_of(name, tensor)?;
+        if tensor.data_offsets.0 != end || tensor.data_offsets.1 != end + bytes {
+            return Err(format!(
+                "the bytes of tensor `{name}` overlap others or leave a gap."
+            ));
+        }
+        end += bytes;
+    }
+    if end != data_bytes {
+        return Err(format!(
+            "its tensors take {end} bytes, but {data_bytes} follow the header; was it cut off?"
+        ));
+    }
+    Ok(Header {
+        shapes: tensors
+            .into_iter()
+            .map(|(name, tensor)| (name, tensor.shape))
+            .collect(),
+    })
+}
+
+fn bytes_of(name: &str, tensor: &Tensor) -> Result<u64, String> {
+    let width: u64 = match tensor.dtype.as_str() {
+        "F32" => 4,
+        "F16" | "BF16" => 2,
+        other => {
+            return Err(format!(
+                "tensor `{name}` has the type {other}; F32, F16 and BF16 can be read."
+            ));
+        }
+    };
+    let bytes = tensor
+        .shape
+        .iter()
+        .try_fold(width, |product, size| product.checked_mul(*size));
+    bytes
+        .filter(|bytes| *bytes <= 1 << 48)
+        .ok_or_else(|| format!("tensor `{name}` is too large."))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_good_header_is_read() {
+        let text = br#"{"__metadata__":{"format":"pt"},"b":{"dtype":"BF16","shape":[3],"data_offsets":[8,14]},"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]}}"#;
+        let header = parse(text, 14).unwrap();
+        assert_eq!(header.shapes["a"], [2, 1]);
+        assert_eq!(header.shapes["b"], [3]);
+    }
+
+    #[test]
+    fn damaged_headers_are_refused() {
+        let tensor =
+            |offsets: &str| format!(r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":{offsets}}}}}"#);
+        let table = [
+            ("not json", "{".to_owned(), 8),
+            ("cut off", tensor("[0,8]"), 7),
+            ("gap", tensor("[1,9]"), 9),
+            ("wrong length", tensor("[0,9]"), 9),
+            ("strange type", r#"{"a":{"dtype":"I8","shape":[8],"data_offsets":[0,8]}}"#.to_owned(), 8),
+            (
+                "overflow",
+                r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,9],"data_offsets":[0,8]}}"#.to_owned(),
+                8,
+            ),
+            (
+                "overlap",
+                r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#
+                    .to_owned(),
+                8,
+            ),
+            ("no tensor", r#"{"a":{"dtype":"F32"}}"#.to_owned(), 0),
+        ];
+        for (what, text, data_bytes) in table {
+            assert!(parse(text.as_bytes(), data_bytes).is_err(), "{what}");
+        }
+        assert!(length(&[0; 7], 7).is_err());
+        assert!(length(&u64::MAX.to_le_bytes(), 100).is_err());
+        assert_eq!(length(&16_u64.to_le_bytes(), 100), Ok(16));
+    }
+}
