@@ -29,6 +29,8 @@ pub struct BaseModel {
     pub name: ResourceName,
     /// Whether it can be used.
     pub state: BaseModelState,
+    /// Its files so far; all of them once it is ready.
+    pub files: Vec<StoredFile>,
     /// What is known once it is ready.
     pub details: Option<BaseModelDetails>,
     /// Why it cannot be used.
@@ -76,6 +78,7 @@ impl TryFrom<BaseModelRow> for BaseModel {
     type Error = StoreError;
 
     fn try_from(row: BaseModelRow) -> Result<Self, StoreError> {
+        let files: Vec<StoredFile> = stored_json("base_models.files", row.files)?;
         let details = match (
             row.config,
             row.digest,
@@ -92,7 +95,7 @@ impl TryFrom<BaseModelRow> for BaseModel {
                         .template_digest
                         .map(|digest| stored("base_models.template_digest", &digest))
                         .transpose()?,
-                    files: stored_json("base_models.files", row.files)?,
+                    files: files.clone(),
                     parameters,
                     max_seq_len: max_seq_len.unsigned_abs(),
                 })
@@ -104,6 +107,7 @@ impl TryFrom<BaseModelRow> for BaseModel {
             organization_id: row.organization_id.map(OrganizationId::from_uuid),
             name: stored("base_models.name", &row.name)?,
             state: stored("base_models.state", &row.state)?,
+            files,
             details,
             error: stored_json_option("base_models.error", row.error)?,
             created_at: row.created_at,
@@ -152,6 +156,31 @@ pub async fn create(store: &Store, new: &NewBaseModel<'_>) -> Result<(), StoreEr
     .execute(store.pool())
     .await?;
     Ok(())
+}
+
+/// Notes an uploaded file of a pending registration, in the place of one with the same name.
+///
+/// # Errors
+/// [`StoreError::NotFound`] where it is not pending, or of another owner.
+pub async fn record_file(
+    store: &Store,
+    owner: Option<OrganizationId>,
+    model: BaseModelId,
+    file: &StoredFile,
+) -> Result<(), StoreError> {
+    let done = sqlx::query!(
+        "update base_models
+         set files = (select coalesce(jsonb_agg(kept), '[]') from jsonb_array_elements(files) as kept
+                      where kept ->> 'name' <> $3) || jsonb_build_array($4::jsonb)
+         where id = $1 and organization_id is not distinct from $2 and state = 'pending'",
+        model.uuid(),
+        owner.map(OrganizationId::uuid),
+        file.name,
+        to_json(file),
+    )
+    .execute(store.pool())
+    .await?;
+    found(done.rows_affected())
 }
 
 /// Ends a registration well: the model can be used.
@@ -231,6 +260,21 @@ pub async fn discard_unfinished(
     .execute(store.pool())
     .await?;
     Ok(())
+}
+
+/// Takes a model of the organization away from which nothing was made.
+///
+/// # Errors
+/// [`StoreError::NotFound`]; [`StoreError::Conflict`] `base_model_in_use`.
+pub async fn delete(store: &Store, owner: OrganizationId, model: BaseModelId) -> Result<(), StoreError> {
+    let done = sqlx::query!(
+        "delete from base_models where id = $1 and organization_id = $2",
+        model.uuid(),
+        owner.uuid(),
+    )
+    .execute(store.pool())
+    .await?;
+    found(done.rows_affected())
 }
 
 /// A model that the organization may see.

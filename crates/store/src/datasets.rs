@@ -185,6 +185,29 @@ pub async fn finish_validation(
     get(store, organization, dataset).await
 }
 
+/// Takes a dataset away that no job was made from. Its number is not given again.
+///
+/// # Errors
+/// [`StoreError::NotFound`]; [`StoreError::Conflict`] `dataset_in_use`.
+pub async fn delete(
+    store: &Store,
+    organization: OrganizationId,
+    dataset: DatasetId,
+) -> Result<(), StoreError> {
+    let done = sqlx::query!(
+        "delete from datasets where organization_id = $1 and id = $2",
+        organization.uuid(),
+        dataset.uuid(),
+    )
+    .execute(store.pool())
+    .await?;
+    if done.rows_affected() == 0 {
+        Err(StoreError::NotFound("dataset"))
+    } else {
+        Ok(())
+    }
+}
+
 /// A dataset by id.
 ///
 /// # Errors

@@ -143,6 +143,18 @@ fn constraint_conflict(name: &str) -> Option<Conflict> {
             "expected_number",
             "Another revision was made at the same time; read the deployment again and decide anew.",
         ),
+        "jobs_dataset" => (
+            "dataset_in_use",
+            "id",
+            "A training job was made from this dataset, so it stays.",
+        ),
+        "jobs_base_model_id_fkey"
+        | "adapter_versions_base_model_id_fkey"
+        | "deployments_base_model_id_fkey" => (
+            "base_model_in_use",
+            "id",
+            "Jobs, adapter versions or deployments were made from this base model, so it stays.",
+        ),
         _ => return None,
     };
     Some(Conflict {
