@@ -58,6 +58,14 @@ pub struct SequenceStep<'a> {
     pub adapter: Option<&'a Adapter>,
 }
 
+/// Rows of one inference pass, int64.
+struct StepLayout {
+    tokens: Tensor,
+    positions: Tensor,
+    /// Each sequence's last row.
+    last_rows: Tensor,
+}
+
 /// A causal language model of Llama's shape.
 #[derive(Debug)]
 pub struct CausalLm {
@@ -228,24 +236,7 @@ impl CausalLm {
     /// There is no sequence, one has no new tokens, a token is outside the vocabulary, or LibTorch refused.
     pub fn step(&self, sequences: &mut [SequenceStep<'_>]) -> Result<Tensor, ModelError> {
         let _guard = no_grad_guard();
-        let (mut tokens, mut positions, mut last_rows) = (Vec::new(), Vec::new(), Vec::new());
-        for sequence in &mut *sequences {
-            if sequence.tokens.is_empty() {
-                return Err(ModelError::InvalidBatch(
-                    "a sequence has no new tokens".to_owned(),
-                ));
-            }
-            self.check_token(sequence.tokens.iter().copied().max().unwrap_or(0))?;
-            sequence.cache.reserve(sequence.tokens.len() as i64)?;
-            let seen = sequence.cache.len() as i64;
-            positions.extend((0..sequence.tokens.len() as i64).map(|new| seen + new));
-            tokens.extend(sequence.tokens.iter().map(|&token| i64::from(token)));
-            last_rows.push(tokens.len() as i64 - 1);
-        }
-        if tokens.is_empty() {
-            return Err(ModelError::InvalidBatch("no sequences".to_owned()));
-        }
-        let on_device = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(self.device);
+        let layout = self.lay_out(sequences)?;
         let lora = LoraPass::by_rows(
             sequences
                 .iter()
@@ -257,18 +248,40 @@ impl CausalLm {
                 .map(|part| (part.tokens.len() as i64, &*part.cache))
                 .collect(),
         };
-        let hidden = self.run(
-            &on_device(&tokens)?,
-            &on_device(&positions)?,
-            &mut attention,
-            lora,
-        )?;
-        let last = hidden.f_index_select(0, &on_device(&last_rows)?)?;
+        let hidden = self.run(&layout.tokens, &layout.positions, &mut attention, lora)?;
+        let last = hidden.f_index_select(0, &layout.last_rows)?;
         let logits = self.logits(&last)?.f_to_kind(Kind::Float)?;
         for sequence in sequences {
             sequence.cache.advance(sequence.tokens.len() as i64);
         }
         Ok(logits)
+    }
+
+    /// Lays the new tokens end to end, and makes room for them in the caches.
+    fn lay_out(&self, sequences: &mut [SequenceStep<'_>]) -> Result<StepLayout, ModelError> {
+        let (mut tokens, mut positions, mut last_rows) = (Vec::new(), Vec::new(), Vec::new());
+        for sequence in sequences {
+            let Some(&largest) = sequence.tokens.iter().max() else {
+                return Err(ModelError::InvalidBatch(
+                    "a sequence has no new tokens".to_owned(),
+                ));
+            };
+            self.check_token(largest)?;
+            sequence.cache.reserve(sequence.tokens.len() as i64)?;
+            let seen = sequence.cache.len() as i64;
+            positions.extend((0..sequence.tokens.len() as i64).map(|new| seen + new));
+            tokens.extend(sequence.tokens.iter().map(|&token| i64::from(token)));
+            last_rows.push(tokens.len() as i64 - 1);
+        }
+        if tokens.is_empty() {
+            return Err(ModelError::InvalidBatch("no sequences".to_owned()));
+        }
+        let on_device = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(self.device);
+        Ok(StepLayout {
+            tokens: on_device(&tokens)?,
+            positions: on_device(&positions)?,
+            last_rows: on_device(&last_rows)?,
+        })
     }
 
     fn run<'a>(

@@ -1,9 +1,15 @@
 //! Against transformers and PEFT: golden files that `scripts/parity/make_golden.py` made (its README describes them).
 #![allow(clippy::unwrap_used)]
+#![expect(
+    clippy::print_stdout,
+    reason = "the largest differences are what a reader of the test wants to see"
+)]
+
+mod support;
 
 use std::fs;
-use std::path::PathBuf;
 
+use support::golden;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 use tunesmith_model::{Adapter, CausalLm, PackedBatch, Precision, SequenceStep};
 use tunesmith_torch_ext::MappedFile;
@@ -11,12 +17,6 @@ use tunesmith_torch_ext::MappedFile;
 const FAMILIES: [&str; 3] = ["llama", "mistral", "qwen"];
 /// Largest allowed difference of a logit in float32, absolute.
 const TOLERANCE: f64 = 1e-4;
-
-fn golden(family: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(family)
-}
 
 fn base(family: &str) -> CausalLm {
     CausalLm::load(

@@ -1,10 +1,13 @@
-//! Models and adapters that must be refused, each by name: one table for `config.json`, one for weights, one for PEFT.
+//! Weights, adapters and batches that must be refused, each misfit by name.
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
-use std::path::{Path, PathBuf};
+mod support;
 
-use serde_json::{Map, Value, json};
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+use support::{assert_refused, changed_copy};
 use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
 use tunesmith_model::{
@@ -14,35 +17,12 @@ use tunesmith_torch_ext::{MappedFile, write_tensor_file};
 
 const FLOAT: Precision = Precision::uniform(Kind::Float);
 
-fn golden() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/llama")
+fn golden() -> std::path::PathBuf {
+    support::golden("llama")
 }
 
 fn model() -> CausalLm {
     CausalLm::load(&golden().join("base"), Device::Cpu, FLOAT).unwrap()
-}
-
-fn read_object(path: &Path) -> Map<String, Value> {
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
-}
-
-/// A copy of one golden folder with some fields of its JSON file set; null removes.
-fn changed_copy(folder: &Path, file: &str, changes: &Value) -> TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    for entry in fs::read_dir(folder).unwrap() {
-        let entry = entry.unwrap();
-        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
-    }
-    let mut object = read_object(&copy.path().join(file));
-    for (field, value) in changes.as_object().unwrap() {
-        if value.is_null() {
-            object.remove(field);
-        } else {
-            object.insert(field.clone(), value.clone());
-        }
-    }
-    fs::write(copy.path().join(file), Value::Object(object).to_string()).unwrap();
-    copy
 }
 
 /// Rewrites a safetensors file with one tensor removed, renamed or replaced.
@@ -55,122 +35,6 @@ fn change_tensors(path: &Path, change: impl Fn(&str, Tensor) -> Option<(String, 
         .collect();
     drop(file);
     write_tensor_file(path, &tensors).unwrap();
-}
-
-fn assert_refused<T: std::fmt::Debug>(outcome: Result<T, ModelError>, code: &str, words: &str) {
-    let error = outcome.unwrap_err();
-    assert_eq!(error.code(), code, "{error}");
-    assert!(
-        error.to_string().contains(words),
-        "`{error}` should contain `{words}`"
-    );
-}
-
-#[test]
-fn configurations() {
-    let cases = [
-        (
-            json!({"architectures": ["GPT2LMHeadModel"]}),
-            "unsupported_architecture",
-            "`GPT2LMHeadModel`",
-        ),
-        (
-            json!({"architectures": null, "model_type": null}),
-            "unsupported_architecture",
-            "(none named)",
-        ),
-        (
-            json!({"hidden_act": "gelu"}),
-            "unsupported_model_feature",
-            "`hidden_act` is \"gelu\"",
-        ),
-        (
-            json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}),
-            "unsupported_model_feature",
-            "\"yarn\"",
-        ),
-        (
-            json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
-            "unsupported_model_feature",
-            "\"dynamic\"",
-        ),
-        (
-            json!({"rope_scaling": {"rope_type": "llama3", "factor": 4.0}}),
-            "model_config_invalid",
-            "`low_freq_factor`",
-        ),
-        (
-            json!({"rope_scaling": {"type": "linear", "factor": -1.0}}),
-            "model_config_invalid",
-            "`factor`",
-        ),
-        (
-            json!({"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.5}}),
-            "unsupported_model_feature",
-            "`partial_rotary_factor` is 0.5",
-        ),
-        (
-            json!({"quantization_config": {"quant_method": "awq"}}),
-            "unsupported_model_feature",
-            "\"awq\"",
-        ),
-        (
-            json!({"num_key_value_heads": 3}),
-            "model_config_invalid",
-            "4 query heads",
-        ),
-        (
-            json!({"num_attention_heads": 0, "head_dim": null}),
-            "model_config_invalid",
-            "`num_attention_heads` is 0",
-        ),
-        (json!({"head_dim": 7}), "model_config_invalid", "odd"),
-        (
-            json!({"vocab_size": -5}),
-            "model_config_invalid",
-            "`vocab_size` is -5",
-        ),
-        (
-            json!({"num_hidden_layers": 100_000}),
-            "model_config_invalid",
-            "over 1024",
-        ),
-        (
-            json!({"rms_norm_eps": 0.0}),
-            "model_config_invalid",
-            "`rms_norm_eps`",
-        ),
-        (
-            json!({"hidden_size": null}),
-            "model_config_invalid",
-            "hidden_size",
-        ),
-        (
-            json!({"vocab_size": "many"}),
-            "model_config_invalid",
-            "config.json is not valid",
-        ),
-        (
-            json!({"architectures": ["MistralForCausalLM"], "layer_types": ["full_attention", "chunked_attention"]}),
-            "unsupported_model_feature",
-            "\"chunked_attention\"",
-        ),
-        (
-            json!({"architectures": ["MistralForCausalLM"], "sliding_window": 0}),
-            "model_config_invalid",
-            "sliding_window",
-        ),
-    ];
-    for (changes, code, words) in cases {
-        let folder = changed_copy(&golden().join("base"), "config.json", &changes);
-        assert_refused(ModelConfig::from_folder(folder.path()), code, words);
-    }
-    let empty = tempfile::tempdir().unwrap();
-    assert_refused(
-        ModelConfig::from_folder(empty.path()),
-        "model_unreadable",
-        "config.json",
-    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What training leans on: gradients of every kind of leaf, packing, dropout, and mixed precision.
 #![allow(clippy::unwrap_used)]
 
-use std::path::PathBuf;
+mod support;
 
 use tch::{Device, Kind, Tensor, no_grad_guard};
 use tunesmith_model::{
@@ -14,11 +14,8 @@ const FLOAT: Precision = Precision::uniform(Kind::Float);
 const TOKENS: [u32; 9] = [5, 9, 200, 31, 7, 5, 9, 17, 3];
 const LENGTHS: [usize; 3] = [4, 2, 3];
 
-fn golden(family: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(family)
-        .join("base")
+fn golden(family: &str) -> std::path::PathBuf {
+    support::golden(family).join("base")
 }
 
 fn config(family: &str) -> ModelConfig {
