@@ -27,16 +27,14 @@ fn main() {
     };
     // An installed tree first: bin/ beside lib/torch/lib/ and lib/nvidia/.
     search_in(&Path::new(origin).join("../lib/torch/lib"));
-    // The folder of the file itself, since LibTorch looks for the CUDA runtime beside its real place.
-    if let Some(folder) = fs::canonicalize(linked.join(library))
-        .ok()
-        .as_deref()
-        .and_then(Path::parent)
-    {
+    // The folder of the file itself, since LibTorch looks for the CUDA runtime beside its real place; then the cache path
+    // as `make setup` lays it, which on another machine may be a link to an existing PyTorch.
+    let real = fs::canonicalize(linked.join(library)).ok().and_then(|file| file.parent().map(Path::to_path_buf));
+    let cache = linked.parent().and_then(Path::parent).map(|folder| folder.join("torch/lib"));
+    if let Some(folder) = &real {
         search_in(folder);
     }
-    // The cache path as `make setup` lays it: on another machine it may be a link to an existing PyTorch.
-    if let Some(cache) = linked.parent().and_then(Path::parent) {
-        search_in(&cache.join("torch/lib"));
+    if let Some(folder) = cache.filter(|folder| Some(folder) != real.as_ref()) {
+        search_in(&folder);
     }
 }

@@ -22,7 +22,7 @@ const TENSOR_FILE: &str = "adapter_model.safetensors";
 const LARGEST_CONFIG: u64 = 1 << 20;
 const LARGEST_RANK: i64 = 1024;
 
-/// The fields that matter; what else is there is checked by [`refuse_variants`].
+/// The fields that matter; [`refuse_variants`] looks at the others.
 #[derive(Deserialize)]
 struct PeftConfig {
     peft_type: String,
@@ -189,38 +189,35 @@ fn unsupported(field: &str, value: &Value, reason: &str) -> ModelError {
     }
 }
 
-/// Refuses what would change the adapter's effect and is not built in. A field that is absent, null, false or empty is
-/// off; fields that only say how training began or where files lay do not matter.
+/// Fields that change an adapter's effect in a way that is not built in, unless they are absent, null, false or empty.
+/// Fields that only say how training began or where files lay do not matter.
+const REFUSED: [&str; 16] = [
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "layers_to_transform",
+    "layers_pattern",
+    "layer_replication",
+    "fan_in_fan_out",
+    "lora_bias",
+    "trainable_token_indices",
+    "target_parameters",
+    "exclude_modules",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "velora_config",
+    "monteclora_config",
+];
+
+/// Ways to begin a training that also change the base model's weights: the adapter is wrong on the weights as published.
+const REFUSED_BEGINNINGS: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
+
 fn refuse_variants(map: &Map<String, Value>) -> Result<(), ModelError> {
-    const REFUSED: [&str; 19] = [
-        "use_dora",
-        "modules_to_save",
-        "rank_pattern",
-        "alpha_pattern",
-        "layers_to_transform",
-        "layers_pattern",
-        "layer_replication",
-        "fan_in_fan_out",
-        "lora_bias",
-        "trainable_token_indices",
-        "target_parameters",
-        "exclude_modules",
-        "alora_invocation_tokens",
-        "use_qalora",
-        "use_bdlora",
-        "arrow_config",
-        "kasa_config",
-        "velora_config",
-        "monteclora_config",
-    ];
-    let is_off = |value: &Value| match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        _ => false,
-    };
-    for field in REFUSED {
-        if let Some(value) = map.get(field).filter(|value| !is_off(value)) {
+    for (field, value) in map {
+        // PEFT switches its variants on with fields such as `use_dora`; new ones will come.
+        let is_variant = field.starts_with("use_") && field != "use_rslora";
+        if (is_variant || REFUSED.contains(&field.as_str())) && !is_off(value) {
             return Err(unsupported(
                 field,
                 value,
@@ -228,10 +225,27 @@ fn refuse_variants(map: &Map<String, Value>) -> Result<(), ModelError> {
             ));
         }
     }
-    match map.get("bias") {
-        None | Some(Value::Null) => Ok(()),
-        Some(Value::String(bias)) if bias == "none" => Ok(()),
-        Some(value) => Err(unsupported("bias", value, "only \"none\" is built in")),
+    let text = |field: &str| map.get(field).and_then(Value::as_str);
+    if let Some(bias) = text("bias").filter(|bias| *bias != "none") {
+        return Err(unsupported("bias", &json!(bias), "only \"none\" is built in"));
+    }
+    if let Some(method) = text("init_lora_weights")
+        && REFUSED_BEGINNINGS
+            .iter()
+            .any(|refused| method.starts_with(refused))
+    {
+        let reason = "it changes the base weights too; convert the adapter to plain LoRA with PEFT first";
+        return Err(unsupported("init_lora_weights", &json!(method), reason));
+    }
+    Ok(())
+}
+
+fn is_off(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
     }
 }
 

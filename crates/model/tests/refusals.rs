@@ -138,6 +138,16 @@ fn adapters() {
             "unsupported_adapter",
             "`use_dora` is true",
         ),
+        (
+            json!({"use_something_new": true}),
+            "unsupported_adapter",
+            "`use_something_new`",
+        ),
+        (
+            json!({"init_lora_weights": "pissa_niter_4"}),
+            "unsupported_adapter",
+            "`init_lora_weights`",
+        ),
         (json!({"bias": "all"}), "unsupported_adapter", "`bias` is \"all\""),
         (
             json!({"modules_to_save": ["lm_head"]}),
