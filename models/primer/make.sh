@@ -14,6 +14,7 @@
 #   TEXT_BATCH, CHAT_BATCH    rows of 512 tokens and conversations of an optimizer step  (128, 768)
 #   TEXT_STEPS, CHAT_STEPS    stop each phase early, after so many steps                 (one pass)
 #   MICRO_BATCH_TOKENS        tokens that are in memory at once                          (65536)
+# A small run on two CPU cores: TEXT_MB=8 CHAT_MB=24 TEXT_BATCH=16 CHAT_BATCH=64 MICRO_BATCH_TOKENS=8192
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -73,8 +74,9 @@ wordnet=${WORDNET_DIR:-$(fetch_wordnet)}
 write_corpus "$wordnet"
 
 say "making the tokenizer"
+vocabulary=$(python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["vocab_size"])' "$here/config.json")
 rm -rf "$work/tokenizer" "$work/start"
-"$trainer" tokenizer --data "$work/corpus/sample.jsonl" --vocab-size 4096 --out "$work/tokenizer"
+"$trainer" tokenizer --data "$work/corpus/sample.jsonl" --vocab-size "$vocabulary" --out "$work/tokenizer"
 "$trainer" init --config "$here/config.json" --tokenizer "$work/tokenizer/tokenizer.json" \
     --chat-template "$here/chat_template.jinja" --seed "$seed" --out "$work/start"
 cp "$here/tokenizer_config.json" "$here/generation_config.json" "$here/chat_template.jinja" "$work/start/"
@@ -84,10 +86,10 @@ train text "$work/corpus/text.jsonl" "$work/start" "${TEXT_STEPS:-}" --pack-text
     --lr 2e-3 --schedule constant --warmup-ratio 0.05 --max-seq-len 512 --save-dtype float32
 cp "$here/tokenizer_config.json" "$here/generation_config.json" "$here/chat_template.jinja" "$work/text/"
 train chat "$work/corpus/chat.jsonl" "$work/text" "${CHAT_STEPS:-}" --batch-size "${CHAT_BATCH:-768}" \
-    --lr 2e-3 --schedule linear --warmup-ratio 0.02 --max-seq-len 512 --save-dtype bfloat16
+    --length-buckets --lr 2e-3 --schedule linear --warmup-ratio 0.02 --max-seq-len 512 --save-dtype bfloat16
 
 mkdir -p "$out"
-cp "$work/chat/model.safetensors" "$work/chat/tokenizer.json" "$out/"
+install -m 644 "$work/chat/model.safetensors" "$work/chat/tokenizer.json" "$out/"
 for name in config.json tokenizer_config.json generation_config.json chat_template.jinja; do
     [[ $here -ef $out ]] || cp "$here/$name" "$out/"
 done
