@@ -1,1 +1,34 @@
+//! From a public model name to a replica and back: the inference half of the API, and the reconciler that keeps the
+//! replicas as the deployments ask.
+//!
+//! A request names a deployment or a base model of its organization. [`resolve`] finds the version that answers,
+//! [`fleet`] the replica that holds it, [`proxy`] forwards an allow-listed body under the replica's own name for the
+//! version and writes the public name back into every answer and every streamed chunk. [`reconciler`] works from the
+//! other side: what ought to be loaded against what `GET /v1/models` of each replica says.
 
+mod catalogue;
+mod error;
+mod fleet;
+mod local_engines;
+mod models;
+mod probe;
+mod proxy;
+mod reconcile_base;
+mod reconciler;
+mod replica;
+mod request;
+mod resolve;
+mod routes;
+mod settings;
+mod source;
+mod staging;
+mod stream;
+mod upstream_error;
+
+pub use error::GatewayError;
+pub use local_engines::LocalEngines;
+pub use reconciler::Reconciler;
+pub use models::{Model, ModelList};
+pub use routes::{Gateway, openapi, router};
+pub use settings::{GatewaySettings, LocalEngineSettings, StaticReplica};
+pub use source::ReplicaSource;

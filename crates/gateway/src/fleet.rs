@@ -1,0 +1,288 @@
+//! Which replica has which version loaded right now, shared by the requests and the reconciler.
+//!
+//! The reconciler writes, requests read and wait. A request holds a [`Lease`] from its routing to its last byte, so
+//! that an engine with work is not stopped and a version in use is not unloaded.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, watch};
+use tunesmith_types::ids::BaseModelId;
+
+/// A place where a base model is served. A restart gives it a new generation, because it has then forgotten all.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct ReplicaKey {
+    pub(crate) url: String,
+    pub(crate) generation: u64,
+}
+
+/// What is known of one replica.
+#[derive(Debug, Clone)]
+pub(crate) struct ReplicaState {
+    pub(crate) key: ReplicaKey,
+    /// The replica's own name for the base model.
+    pub(crate) base_name: String,
+    /// Names of adapters that were loaded and probed.
+    pub(crate) ready: HashSet<String>,
+    running: Running,
+}
+
+/// Requests that run on a replica, by the replica's name for their model.
+type Running = Arc<Mutex<HashMap<String, usize>>>;
+
+fn count(running: &Running) -> MutexGuard<'_, HashMap<String, usize>> {
+    running.lock().expect("invariant: no holder of a replica's counter panics")
+}
+
+impl ReplicaState {
+    pub(crate) fn new(key: ReplicaKey, base_name: String) -> Self {
+        Self { key, base_name, ready: HashSet::new(), running: Arc::default() }
+    }
+
+    fn in_flight(&self) -> usize {
+        count(&self.running).values().sum()
+    }
+}
+
+#[derive(Debug, Default)]
+struct BaseState {
+    replicas: Vec<ReplicaState>,
+    last_used: Option<Instant>,
+    /// Why there is no replica, where starting one failed.
+    failure: Option<String>,
+    waiting: usize,
+}
+
+/// Shared state of all replicas.
+#[derive(Debug, Clone)]
+pub(crate) struct Fleet {
+    bases: Arc<Mutex<HashMap<BaseModelId, BaseState>>>,
+    changes: Arc<watch::Sender<u64>>,
+    wake: Arc<Notify>,
+}
+
+/// Why no replica was found in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unavailable {
+    Starting,
+    Failed(String),
+}
+
+/// A request's hold on a replica; dropping it ends the hold.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) url: String,
+    /// The replica's name for the model that was asked for.
+    pub(crate) internal: String,
+    running: Running,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut running = count(&self.running);
+        if let Some(requests) = running.get_mut(&self.internal) {
+            *requests -= 1;
+            if *requests == 0 {
+                running.remove(&self.internal);
+            }
+        }
+    }
+}
+
+impl Fleet {
+    pub(crate) fn new(wake: Arc<Notify>) -> Self {
+        Self { bases: Arc::default(), changes: Arc::new(watch::Sender::new(0)), wake }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<BaseModelId, BaseState>> {
+        self.bases.lock().expect("invariant: no holder of the fleet's lock panics")
+    }
+
+    fn announce(&self) {
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Replaces what is known of a base model's replicas. `failure` says why there are none.
+    pub(crate) fn set_replicas(&self, base: BaseModelId, keys: &[(ReplicaKey, String)], failure: Option<String>) {
+        let mut bases = self.lock();
+        let state = bases.entry(base).or_default();
+        let mut replicas = Vec::with_capacity(keys.len());
+        for (key, name) in keys {
+            let known = state.replicas.iter().find(|replica| replica.key == *key);
+            replicas.push(known.cloned().unwrap_or_else(|| ReplicaState::new(key.clone(), name.clone())));
+        }
+        state.replicas = replicas;
+        state.failure = failure;
+        drop(bases);
+        self.announce();
+    }
+
+    /// Says that `key` answers for the adapter `name` (or does so no longer).
+    pub(crate) fn set_ready(&self, base: BaseModelId, key: &ReplicaKey, name: &str, ready: bool) {
+        if let Some(replica) =
+            self.lock().entry(base).or_default().replicas.iter_mut().find(|replica| replica.key == *key)
+        {
+            if ready {
+                replica.ready.insert(name.to_owned());
+            } else {
+                replica.ready.remove(name);
+            }
+        }
+        self.announce();
+    }
+
+    /// Whether `key` is known to answer for `name`.
+    pub(crate) fn is_ready(&self, base: BaseModelId, key: &ReplicaKey, name: &str) -> bool {
+        let bases = self.lock();
+        let replicas = bases.get(&base).map(|state| state.replicas.as_slice()).unwrap_or_default();
+        replicas.iter().any(|replica| replica.key == *key && replica.ready.contains(name))
+    }
+
+    /// Requests that are running on, or waiting for, a base model.
+    pub(crate) fn load(&self, base: BaseModelId) -> usize {
+        let bases = self.lock();
+        bases.get(&base).map_or(0, |state| {
+            state.replicas.iter().map(ReplicaState::in_flight).sum::<usize>() + state.waiting
+        })
+    }
+
+    /// Whether a request runs on `key` under the name `name`.
+    pub(crate) fn is_in_use(&self, base: BaseModelId, key: &ReplicaKey, name: &str) -> bool {
+        let bases = self.lock();
+        let replicas = bases.get(&base).map(|state| state.replicas.as_slice()).unwrap_or_default();
+        replicas.iter().any(|replica| replica.key == *key && count(&replica.running).contains_key(name))
+    }
+
+    /// When each base model was last asked for.
+    pub(crate) fn last_used(&self) -> HashMap<BaseModelId, Instant> {
+        self.lock().iter().filter_map(|(base, state)| Some((*base, state.last_used?))).collect()
+    }
+
+    /// A replica of `base` that has `adapter` (or any, for the base model itself), the least busy one. Where there
+    /// is none, asks the reconciler for one and waits at most `patience`.
+    pub(crate) async fn acquire(
+        &self,
+        base: BaseModelId,
+        adapter: Option<&str>,
+        patience: Duration,
+    ) -> Result<Lease, Unavailable> {
+        let mut changes = self.changes.subscribe();
+        if let Some(lease) = self.try_acquire(base, adapter) {
+            return Ok(lease);
+        }
+        let _waiting = Waiting::new(self, base);
+        self.wake.notify_one();
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
+                return Err(self.unavailable(base));
+            }
+            if let Some(lease) = self.try_acquire(base, adapter) {
+                return Ok(lease);
+            }
+            if let failed @ Unavailable::Failed(_) = self.unavailable(base) {
+                return Err(failed);
+            }
+        }
+    }
+
+    fn try_acquire(&self, base: BaseModelId, adapter: Option<&str>) -> Option<Lease> {
+        let mut bases = self.lock();
+        let state = bases.entry(base).or_default();
+        state.last_used = Some(Instant::now());
+        let able = state.replicas.iter().filter(|replica| adapter.is_none_or(|name| replica.ready.contains(name)));
+        let replica = able.min_by_key(|replica| replica.in_flight())?;
+        let internal = adapter.unwrap_or(&replica.base_name).to_owned();
+        *count(&replica.running).entry(internal.clone()).or_default() += 1;
+        Some(Lease { url: replica.key.url.clone(), internal, running: Arc::clone(&replica.running) })
+    }
+
+    fn unavailable(&self, base: BaseModelId) -> Unavailable {
+        let bases = self.lock();
+        match bases.get(&base).and_then(|state| state.failure.clone()) {
+            Some(reason) => Unavailable::Failed(reason),
+            None => Unavailable::Starting,
+        }
+    }
+
+    /// Tells the reconciler that a replica is not as it was thought to be.
+    pub(crate) fn doubt(&self, base: BaseModelId, url: &str, adapter: Option<&str>) {
+        if let Some(state) = self.lock().get_mut(&base) {
+            for replica in state.replicas.iter_mut().filter(|replica| replica.key.url == url) {
+                match adapter {
+                    Some(name) => drop(replica.ready.remove(name)),
+                    None => replica.ready.clear(),
+                }
+            }
+        }
+        self.wake.notify_one();
+    }
+}
+
+/// Counts a waiting request while it lives.
+struct Waiting<'a> {
+    fleet: &'a Fleet,
+    base: BaseModelId,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(fleet: &'a Fleet, base: BaseModelId) -> Self {
+        fleet.lock().entry(base).or_default().waiting += 1;
+        Self { fleet, base }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(state) = self.fleet.lock().get_mut(&self.base) {
+            state.waiting -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn key(url: &str, generation: u64) -> ReplicaKey {
+        ReplicaKey { url: url.to_owned(), generation }
+    }
+
+    #[tokio::test]
+    async fn a_request_waits_for_its_version_and_holds_it() {
+        let fleet = Fleet::new(Arc::new(Notify::new()));
+        let base = BaseModelId::new();
+        let waiter = tokio::spawn({
+            let fleet = fleet.clone();
+            async move { fleet.acquire(base, Some("a--v1-00000000"), Duration::from_secs(20)).await }
+        });
+        fleet.wake.notified().await;
+        assert_eq!(fleet.load(base), 1);
+        fleet.set_replicas(base, &[(key("http://a", 1), "primer".to_owned())], None);
+        fleet.set_ready(base, &key("http://a", 1), "a--v1-00000000", true);
+        let lease = waiter.await.unwrap().unwrap();
+        assert_eq!((lease.url.as_str(), lease.internal.as_str()), ("http://a", "a--v1-00000000"));
+        assert_eq!(fleet.load(base), 1);
+        drop(lease);
+        assert_eq!(fleet.load(base), 0);
+    }
+
+    #[tokio::test]
+    async fn a_restarted_replica_has_forgotten_its_adapters() {
+        let fleet = Fleet::new(Arc::new(Notify::new()));
+        let base = BaseModelId::new();
+        fleet.set_replicas(base, &[(key("http://a", 1), "primer".to_owned())], None);
+        fleet.set_ready(base, &key("http://a", 1), "x", true);
+        assert!(fleet.acquire(base, Some("x"), Duration::ZERO).await.is_ok());
+        fleet.set_replicas(base, &[(key("http://a", 2), "primer".to_owned())], None);
+        assert_eq!(fleet.acquire(base, Some("x"), Duration::ZERO).await.unwrap_err(), Unavailable::Starting);
+        assert_eq!(fleet.acquire(base, None, Duration::ZERO).await.unwrap().internal, "primer");
+        fleet.set_replicas(base, &[], Some("no memory".to_owned()));
+        let error = fleet.acquire(base, None, Duration::ZERO).await.unwrap_err();
+        assert_eq!(error, Unavailable::Failed("no memory".to_owned()));
+    }
+}

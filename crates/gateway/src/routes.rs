@@ -1,0 +1,188 @@
+//! The inference endpoints. They expect a [`Principal`] among the request's extensions, put there by the API's
+//! authentication layer.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
+    response::Response,
+};
+use serde_json::Value;
+use tokio::sync::Notify;
+use tunesmith_blobs::Blobs;
+use tunesmith_store::Store;
+use tunesmith_types::{error::ErrorBody, ids::OrganizationId, principal::Principal};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    GatewayError, GatewaySettings, Reconciler, ReplicaSource,
+    catalogue::Catalogue,
+    fleet::Fleet,
+    models::{Model, ModelList},
+    proxy,
+    reconcile_base::Context,
+    request::{Endpoint, ModelRequest},
+};
+
+/// Largest body of an inference request, in bytes.
+const MAX_BODY: usize = 16 * 1024 * 1024;
+
+/// State of the inference endpoints.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    pub(crate) catalogue: Catalogue,
+    pub(crate) fleet: Fleet,
+    pub(crate) settings: Arc<GatewaySettings>,
+    pub(crate) http: reqwest::Client,
+}
+
+impl Gateway {
+    /// The gateway, and the reconciler that must run beside it.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be made (no TLS roots, say).
+    pub fn new(
+        store: Store,
+        blobs: Blobs,
+        source: ReplicaSource,
+        settings: GatewaySettings,
+    ) -> Result<(Self, Reconciler), reqwest::Error> {
+        let wake = Arc::new(Notify::new());
+        if let ReplicaSource::Local(engines) = &source {
+            engines.set_wake(Arc::clone(&wake));
+        }
+        let http = reqwest::Client::builder().no_proxy().read_timeout(settings.read_timeout).build()?;
+        let gateway = Self {
+            catalogue: Catalogue::new(store),
+            fleet: Fleet::new(Arc::clone(&wake)),
+            settings: Arc::new(settings),
+            http,
+        };
+        let context = Context {
+            catalogue: gateway.catalogue.clone(),
+            blobs,
+            fleet: gateway.fleet.clone(),
+            source: Arc::new(source),
+            settings: Arc::clone(&gateway.settings),
+            http: gateway.http.clone(),
+        };
+        Ok((gateway, Reconciler::new(context, wake)))
+    }
+}
+
+/// The routes, for the API to put behind its authentication.
+pub fn router(gateway: Gateway) -> OpenApiRouter {
+    operations().layer(DefaultBodyLimit::max(MAX_BODY)).with_state(gateway)
+}
+
+/// The document of the routes, for the API to put into its own.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    operations().into_openapi()
+}
+
+fn operations() -> OpenApiRouter<Gateway> {
+    OpenApiRouter::new()
+        .routes(routes!(create_chat_completion))
+        .routes(routes!(create_completion))
+        .routes(routes!(list_models))
+        .routes(routes!(get_model))
+}
+
+/// Answer a conversation
+///
+/// OpenAI's chat completions. `model` is the name of a deployment or of a base model. With `"stream": true` the answer
+/// comes as server-sent events. The header `x-tunesmith-version` names the adapter version that answered.
+#[utoipa::path(
+    post, path = "/v1/chat/completions", tag = "inference", request_body = Value,
+    responses(
+        (status = 200, description = "A completion, or a stream of chunks", body = Value,
+         headers(("x-tunesmith-version" = String, description = "`<adapter>@<number>`, or `base`"))),
+        (status = 400, description = "The request is wrong", body = ErrorBody),
+        (status = 401, description = "No valid credentials", body = ErrorBody),
+        (status = 404, description = "No such model", body = ErrorBody),
+        (status = 429, description = "The model is full; see retry-after", body = ErrorBody),
+        (status = 503, description = "The model is being made ready; see retry-after", body = ErrorBody),
+    )
+)]
+async fn create_chat_completion(
+    State(gateway): State<Gateway>,
+    Extension(principal): Extension<Principal>,
+    body: Result<Json<Value>, JsonRejection>,
+) -> Result<Response, GatewayError> {
+    complete(&gateway, principal.organization_id, Endpoint::Chat, body).await
+}
+
+/// Continue a text
+///
+/// OpenAI's older completions, without a chat template.
+#[utoipa::path(
+    post, path = "/v1/completions", tag = "inference", request_body = Value,
+    responses(
+        (status = 200, description = "A completion, or a stream of chunks", body = Value,
+         headers(("x-tunesmith-version" = String, description = "`<adapter>@<number>`, or `base`"))),
+        (status = 400, description = "The request is wrong", body = ErrorBody),
+        (status = 401, description = "No valid credentials", body = ErrorBody),
+        (status = 404, description = "No such model", body = ErrorBody),
+        (status = 429, description = "The model is full; see retry-after", body = ErrorBody),
+        (status = 503, description = "The model is being made ready; see retry-after", body = ErrorBody),
+    )
+)]
+async fn create_completion(
+    State(gateway): State<Gateway>,
+    Extension(principal): Extension<Principal>,
+    body: Result<Json<Value>, JsonRejection>,
+) -> Result<Response, GatewayError> {
+    complete(&gateway, principal.organization_id, Endpoint::Completion, body).await
+}
+
+async fn complete(
+    gateway: &Gateway,
+    organization: OrganizationId,
+    endpoint: Endpoint,
+    body: Result<Json<Value>, JsonRejection>,
+) -> Result<Response, GatewayError> {
+    let Json(body) = body.map_err(|rejection| GatewayError::Invalid {
+        param: None,
+        message: format!("The body is not usable JSON: {}.", rejection.body_text()),
+    })?;
+    proxy::forward(gateway, organization, ModelRequest::parse(endpoint, body)?).await
+}
+
+/// List the models that can be called
+///
+/// Deployments with an active version, and base models.
+#[utoipa::path(
+    get, path = "/v1/models", tag = "inference",
+    responses(
+        (status = 200, description = "All models", body = ModelList),
+        (status = 401, description = "No valid credentials", body = ErrorBody),
+    )
+)]
+async fn list_models(
+    State(gateway): State<Gateway>,
+    Extension(principal): Extension<Principal>,
+) -> Result<Json<ModelList>, GatewayError> {
+    let data = gateway.catalogue.models(principal.organization_id).await.map_err(GatewayError::Store)?;
+    Ok(Json(ModelList { object: "list".to_owned(), data }))
+}
+
+/// Show a model that can be called
+#[utoipa::path(
+    get, path = "/v1/models/{model}", tag = "inference",
+    params(("model" = String, Path, description = "Name of a deployment or base model")),
+    responses(
+        (status = 200, description = "The model", body = Model),
+        (status = 401, description = "No valid credentials", body = ErrorBody),
+        (status = 404, description = "No such model", body = ErrorBody),
+    )
+)]
+async fn get_model(
+    State(gateway): State<Gateway>,
+    Extension(principal): Extension<Principal>,
+    Path(name): Path<String>,
+) -> Result<Json<Model>, GatewayError> {
+    let models = gateway.catalogue.models(principal.organization_id).await.map_err(GatewayError::Store)?;
+    models.into_iter().find(|model| model.id == name).map(Json).ok_or(GatewayError::ModelNotFound(name))
+}
