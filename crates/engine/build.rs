@@ -29,8 +29,13 @@ fn main() {
     search_in(&Path::new(origin).join("../lib/torch/lib"));
     // The folder of the file itself, since LibTorch looks for the CUDA runtime beside its real place; then the cache path
     // as `make setup` lays it, which on another machine may be a link to an existing PyTorch.
-    let real = fs::canonicalize(linked.join(library)).ok().and_then(|file| file.parent().map(Path::to_path_buf));
-    let cache = linked.parent().and_then(Path::parent).map(|folder| folder.join("torch/lib"));
+    let real = fs::canonicalize(linked.join(library))
+        .ok()
+        .and_then(|file| file.parent().map(Path::to_path_buf));
+    let cache = linked
+        .parent()
+        .and_then(Path::parent)
+        .map(|folder| folder.join("torch/lib"));
     if let Some(folder) = &real {
         search_in(folder);
     }
