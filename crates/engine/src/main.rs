@@ -1,6 +1,6 @@
 //! The executable: command line to settings.
 
-use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -62,6 +62,9 @@ struct ServeArguments {
     /// Threads for tensor operations [default: LibTorch's choice, the physical cores].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+    /// How long running requests may go on after SIGTERM or SIGINT.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    drain_seconds: u32,
     /// End when standard input ends, so that this process never outlives the one that started it.
     #[arg(long)]
     supervised: bool,
@@ -116,16 +119,7 @@ fn run(arguments: ServeArguments) -> anyhow::Result<()> {
     if let Some(threads) = arguments.threads {
         tch::set_num_threads(threads.into());
     }
-    let settings = settings(arguments)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("cannot start the async runtime")?;
-    runtime.block_on(serve(settings))?;
-    // A spawned read of a file may still block; nothing is left to wait for.
-    runtime.shutdown_background();
-    Ok(())
+    serve(&settings(arguments)?)
 }
 
 fn settings(arguments: ServeArguments) -> anyhow::Result<ServeSettings> {
@@ -156,6 +150,7 @@ fn settings(arguments: ServeArguments) -> anyhow::Result<ServeSettings> {
         },
         listen: arguments.listen,
         adapters: arguments.adapters,
+        drain: Duration::from_secs(arguments.drain_seconds.into()),
         supervised: arguments.supervised,
         ready_file: arguments.ready_file,
     })

@@ -1,0 +1,9 @@
+//! The real executable on tiny real models, over HTTP.
+#![allow(clippy::unwrap_used)]
+
+mod adapters;
+mod errors;
+mod generation;
+mod golden;
+mod lifecycle;
+mod server;
