@@ -1,0 +1,142 @@
+//! The worker's own folder: one run directory a run, removed when the run ends.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tunesmith_types::ids::RunId;
+
+const REMOVE_ATTEMPTS: u32 = 20;
+const REMOVE_PAUSE: Duration = Duration::from_millis(50);
+
+/// The folder, held by a lock for as long as the worker runs.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    runs: PathBuf,
+    _lock: File,
+}
+
+/// The folder cannot be used.
+#[derive(Debug)]
+pub(crate) enum ScratchError {
+    /// Another worker uses it.
+    InUse,
+    Io(io::Error),
+}
+
+impl Scratch {
+    /// Takes the folder, and removes what runs of a worker that died have left.
+    pub(crate) fn open(folder: &Path) -> Result<Self, ScratchError> {
+        fs::create_dir_all(folder).map_err(ScratchError::Io)?;
+        let lock = File::create(folder.join("lock")).map_err(ScratchError::Io)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(ScratchError::InUse),
+            Err(TryLockError::Error(error)) => return Err(ScratchError::Io(error)),
+        }
+        let runs = folder.join("runs");
+        if runs.exists() {
+            fs::remove_dir_all(&runs).map_err(ScratchError::Io)?;
+        }
+        fs::create_dir_all(&runs).map_err(ScratchError::Io)?;
+        let runs = runs.canonicalize().map_err(ScratchError::Io)?;
+        Ok(Self { runs, _lock: lock })
+    }
+
+    /// A new run directory.
+    pub(crate) fn run_directory(&self, run: RunId) -> io::Result<RunDirectory> {
+        let directory = RunDirectory {
+            root: self.runs.join(run.to_string()),
+        };
+        fs::create_dir(&directory.root)?;
+        fs::create_dir(directory.checkpoints())?;
+        fs::create_dir(directory.uploads())?;
+        Ok(directory)
+    }
+}
+
+/// What the child may read and write. Removed when dropped.
+#[derive(Debug)]
+pub(crate) struct RunDirectory {
+    root: PathBuf,
+}
+
+impl RunDirectory {
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn base(&self) -> PathBuf {
+        self.root.join("base")
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.root.join("data.jsonl")
+    }
+
+    pub(crate) fn out(&self) -> PathBuf {
+        self.root.join("out")
+    }
+
+    pub(crate) fn checkpoints(&self) -> PathBuf {
+        self.root.join("checkpoints")
+    }
+
+    pub(crate) fn steps_log(&self) -> PathBuf {
+        self.root.join("steps.jsonl")
+    }
+
+    pub(crate) fn metrics(&self) -> PathBuf {
+        self.root.join("metrics.jsonl")
+    }
+
+    pub(crate) fn resume(&self, step: i64) -> PathBuf {
+        self.root.join("resume").join(format!("step-{step:08}"))
+    }
+
+    /// Checkpoints that wait to be uploaded, out of the trainer's reach.
+    pub(crate) fn uploads(&self) -> PathBuf {
+        self.root.join("uploads")
+    }
+
+    /// A folder that the child named, if it truly lies within the run directory.
+    pub(crate) fn inside(&self, path: &Path) -> io::Result<PathBuf> {
+        let path = self.root.join(path).canonicalize()?;
+        if path.starts_with(&self.root) {
+            Ok(path)
+        } else {
+            Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the path is outside of the run directory",
+            ))
+        }
+    }
+}
+
+impl Drop for RunDirectory {
+    fn drop(&mut self) {
+        let root = std::mem::take(&mut self.root);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || remove(&root))),
+            Err(_) => remove(&root),
+        }
+    }
+}
+
+/// Removes a run directory in which a child that was just killed may still write for a moment.
+fn remove(root: &Path) {
+    let mut last = Ok(());
+    for _ in 0..REMOVE_ATTEMPTS {
+        last = fs::remove_dir_all(root);
+        match &last {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => std::thread::sleep(REMOVE_PAUSE),
+            _ => return,
+        }
+    }
+    if let Err(error) = last {
+        tracing::warn!(path = %root.display(), %error, "a run directory could not be removed");
+    }
+}

@@ -1,0 +1,88 @@
+//! Filling a run directory: base model, examples, and a checkpoint to go on from. Every byte is verified before use.
+
+use std::path::PathBuf;
+
+use tunesmith_blobs::{BlobError, BlobKey, Blobs, keys::CHECKPOINT_FILES};
+use tunesmith_store::{base_models::BaseModelDetails, checkpoints::Checkpoint, queue::ClaimedJob};
+use tunesmith_types::names::Sha256Digest;
+
+use crate::{
+    base_model_cache::{BaseModelCache, fetch},
+    failure::{Failure, chain},
+    scratch::RunDirectory,
+};
+
+/// The base model's details; a job is only made for a model that has them.
+pub(crate) fn base_model_details(job: &ClaimedJob) -> Result<&BaseModelDetails, Failure> {
+    job.base_model.details.as_ref().ok_or_else(|| {
+        Failure::last(
+            "base_model_not_ready",
+            "The base model is not ready; register it again.",
+        )
+    })
+}
+
+/// Base model and examples.
+pub(crate) async fn stage_inputs(
+    blobs: &Blobs,
+    cache: &BaseModelCache,
+    job: &ClaimedJob,
+    directory: &RunDirectory,
+) -> Result<(), Failure> {
+    let base = base_model_details(job)?;
+    cache.stage(blobs, &base.files, &directory.base()).await?;
+    let key: BlobKey = job
+        .dataset
+        .blob_key
+        .parse()
+        .map_err(|_| Failure::last("dataset_missing", "The dataset's row names no blob."))?;
+    let fetched = blobs
+        .get_to_file(&key, &directory.data(), Some(&job.dataset.sha256))
+        .await;
+    fetched.map(drop).map_err(|error| {
+        tracing::warn!(%key, error = %chain(&error), "the dataset cannot be fetched");
+        Failure::blob("the dataset", &error)
+    })
+}
+
+/// What became of an attempt to use a checkpoint.
+pub(crate) enum StagedCheckpoint {
+    /// It lies here, whole.
+    Ready(PathBuf),
+    /// It must not be used, and why.
+    Unusable(String),
+}
+
+/// Downloads a checkpoint and verifies it: its files, their sha256, and that it is of this very job and configuration.
+pub(crate) async fn stage_checkpoint(
+    blobs: &Blobs,
+    job: &ClaimedJob,
+    checkpoint: &Checkpoint,
+    config_hash: &Sha256Digest,
+    directory: &RunDirectory,
+) -> Result<StagedCheckpoint, Failure> {
+    if checkpoint.job_id != job.token.job_id || checkpoint.config_hash != config_hash.as_str() {
+        return Ok(StagedCheckpoint::Unusable(
+            "it was made with another configuration".to_owned(),
+        ));
+    }
+    let place = directory.resume(checkpoint.step);
+    for name in CHECKPOINT_FILES {
+        let Some(file) = checkpoint.files.iter().find(|file| file.name == name) else {
+            return Ok(StagedCheckpoint::Unusable(format!("it has no `{name}`")));
+        };
+        match fetch(blobs, file, &place.join(name)).await {
+            Ok(()) => {}
+            Err(
+                error @ (BlobError::NotFound { .. } | BlobError::DigestMismatch { .. } | BlobError::Key(_)),
+            ) => {
+                return Ok(StagedCheckpoint::Unusable(error.to_string()));
+            }
+            Err(error) => {
+                tracing::warn!(step = checkpoint.step, error = %chain(&error), "a checkpoint cannot be fetched");
+                return Err(Failure::blob("a checkpoint", &error));
+            }
+        }
+    }
+    Ok(StagedCheckpoint::Ready(place))
+}
