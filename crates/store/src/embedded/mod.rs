@@ -27,8 +27,10 @@ const NAME: &str = "tunesmith";
 const LONGEST_START: Duration = Duration::from_secs(300);
 const LONGEST_STOP: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(20);
-/// Somebody else may take the port between our finding it and the server's using it.
-const PORT_TRIES: usize = 5;
+/// Somebody else may take the port between our finding it and the server's using it, and what a killed server left
+/// behind needs a moment to end.
+const TRIES: usize = 50;
+const PAUSE_BETWEEN_TRIES: Duration = Duration::from_millis(100);
 
 /// How to run it.
 #[derive(Debug, Clone)]
@@ -67,12 +69,13 @@ impl EmbeddedPostgres {
     /// [`EmbeddedError::InUse`] where another instance runs on the folder; [`EmbeddedError::NoPrograms`] where there
     /// is no PostgreSQL; others say which step failed.
     pub async fn start(settings: &EmbeddedSettings) -> Result<Self, EmbeddedError> {
-        Self::start_as(settings, None).await
+        Self::start_as(settings, None, Path::new(identity::SHARED_FOLDER)).await
     }
 
     async fn start_as(
         settings: &EmbeddedSettings,
         identity: Option<Identity>,
+        shared: &Path,
     ) -> Result<Self, EmbeddedError> {
         let folder = Folder::lock(&settings.directory)?;
         folder.await_orphan().await?;
@@ -81,13 +84,13 @@ impl EmbeddedPostgres {
             Some(identity) => identity,
             None => Identity::choose(&programs, folder.path())?,
         };
-        let programs = identity.readable(programs)?;
+        let programs = identity.readable(programs, shared)?;
         let password = folder.password()?;
         folder.give_to(&identity)?;
         if !folder.has_cluster() {
             folder.initialise(&programs, &identity, settings.fsync)?;
         }
-        for _ in 0..PORT_TRIES {
+        for _ in 0..TRIES {
             let port = free_port()?;
             let process = start_server(settings, &folder, &programs, &identity, port)?;
             if await_ready(&process, port, &password).await? {
@@ -101,9 +104,10 @@ impl EmbeddedPostgres {
                 tracing::info!(port, pid = server.process.pid(), "embedded postgres is ready");
                 return Ok(server);
             }
-            if !folder.log_says_port_taken() {
+            if !folder.log_says_try_again() {
                 break;
             }
+            tokio::time::sleep(PAUSE_BETWEEN_TRIES).await;
         }
         Err(EmbeddedError::DidNotStart {
             log: folder.log_tail(),
@@ -269,11 +273,15 @@ fn refuses_us(error: &sqlx::Error) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::{fs, os::unix::fs::PermissionsExt};
+
     use super::*;
 
     /// Every way of running it that this machine allows, where only one would be chosen by itself.
     #[tokio::test]
     async fn starts_under_every_identity() {
+        let shared = tempfile::tempdir().unwrap();
+        fs::set_permissions(shared.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for identity in Identity::possible() {
             let directory = tempfile::tempdir().unwrap();
             let settings = EmbeddedSettings {
@@ -281,7 +289,8 @@ mod tests {
                 fsync: false,
             };
             for _ in 0..2 {
-                let server = EmbeddedPostgres::start_as(&settings, Some(identity.clone()))
+                let identity = Some(identity.clone());
+                let server = EmbeddedPostgres::start_as(&settings, identity, shared.path())
                     .await
                     .unwrap();
                 let mut connection = PgConnection::connect(&server.url()).await.unwrap();
