@@ -27,7 +27,7 @@ fi
 install_packages
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false
+export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false PYTHONWARNINGS=ignore
 
 say "making the golden files anew"
 "$python" "$here/make_golden.py" "$work/golden" 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
@@ -39,7 +39,7 @@ for family in llama mistral qwen; do
     "$trainer" train --base "$golden/$family/base" --data "$training/train.jsonl" --out "$work/$family" \
         --init-adapter "$training/init-adapter" --order file --epochs 4 --batch-size 4 --lr 0.01 --schedule cosine \
         --warmup-ratio 0.1 --weight-decay 0.01 --max-grad-norm 1 --max-seq-len 256 --dtype float32 --device cpu \
-        --steps-log "$work/$family.jsonl" >/dev/null
+        --steps-log "$work/$family.jsonl" >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
     "$python" "$here/compare.py" "$golden/$family/base" "$work/$family" "$training/losses.json" "$work/$family.jsonl" \
         "$training/final-adapter"
 done
