@@ -45,7 +45,7 @@ fn equals_torch() {
         let mut optimizer = AdamW::new(&[&weights], decay).unwrap();
         for gradient in &gradients {
             push_gradient(&weights, gradient);
-            optimizer.step(0.01, clip).unwrap();
+            let _ = optimizer.step(0.01, clip).unwrap();
         }
         let wide: Vec<Vec<f64>> = gradients
             .iter()
@@ -88,7 +88,7 @@ fn restored_state_goes_on_as_before() {
                 weights = copy;
             }
             push_gradient(&weights, &[0.1 * step as f32, -1.0]);
-            optimizer.step(0.01, 1.0).unwrap();
+            let _ = optimizer.step(0.01, 1.0).unwrap();
         }
         Vec::<f32>::try_from(weights.detach().reshape([-1])).unwrap()
     };

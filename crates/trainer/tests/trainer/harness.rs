@@ -1,0 +1,183 @@
+//! Starting the executable and reading what it says.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tunesmith_types::trainer::{TrainerCommand, TrainerEvent};
+
+/// A folder of the golden files that transformers and PEFT made.
+pub(crate) fn golden(family: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../model/tests/golden")
+        .join(family)
+}
+
+/// A scratch folder with arguments for a short training on the tiny Llama.
+pub(crate) struct Job {
+    pub(crate) folder: TempDir,
+    arguments: BTreeMap<String, Option<String>>,
+}
+
+impl Job {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut job = Self {
+            folder,
+            arguments: BTreeMap::new(),
+        };
+        let golden = golden("llama");
+        job.set("base", golden.join("base").to_str().unwrap());
+        job.set("data", golden.join("training/train.jsonl").to_str().unwrap());
+        job.set("device", "cpu")
+            .set("threads", "2")
+            .set("max-seq-len", "256");
+        job.set("base-name", "tiny").set("lr", "0.01");
+        let (out, log) = (job.path("out"), job.path("steps.jsonl"));
+        job.set("out", out.to_str().unwrap());
+        job.set("steps-log", log.to_str().unwrap());
+        job
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file into the scratch folder and names it as `argument`.
+    pub(crate) fn set_file(&mut self, argument: &str, content: &str) -> &mut Self {
+        let path = self.path(&format!("{argument}.jsonl"));
+        fs::write(&path, content).unwrap();
+        self.set(argument, path.to_str().unwrap())
+    }
+
+    pub(crate) fn set(&mut self, argument: &str, value: &str) -> &mut Self {
+        self.arguments.insert(argument.to_owned(), Some(value.to_owned()));
+        self
+    }
+
+    pub(crate) fn flag(&mut self, argument: &str) -> &mut Self {
+        self.arguments.insert(argument.to_owned(), None);
+        self
+    }
+
+    pub(crate) fn remove(&mut self, argument: &str) -> &mut Self {
+        self.arguments.remove(argument);
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut command = executable();
+        command.arg("train");
+        for (argument, value) in &self.arguments {
+            command.arg(format!("--{argument}"));
+            command.args(value);
+        }
+        command
+    }
+
+    /// Runs it to its end, by hand.
+    pub(crate) fn run(&self) -> Output {
+        self.command().stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Runs it to its end; it must succeed.
+    pub(crate) fn finish(&self) {
+        let output = self.run();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    /// Starts it under supervision.
+    pub(crate) fn supervise(&mut self) -> Supervised {
+        self.flag("supervised");
+        let mut child = self
+            .command()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let events = BufReader::new(child.stdout.take().unwrap());
+        let commands = child.stdin.take();
+        Supervised {
+            child,
+            commands,
+            events,
+        }
+    }
+
+    /// The lines of the steps log.
+    pub(crate) fn steps(&self) -> Vec<Value> {
+        let text = fs::read_to_string(self.path("steps.jsonl")).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// The bytes of the finished adapter's tensors and configuration.
+    pub(crate) fn adapter_bytes(&self) -> (Vec<u8>, Vec<u8>) {
+        let read = |name: &str| fs::read(self.path("out").join(name)).unwrap();
+        (read("adapter_model.safetensors"), read("adapter_config.json"))
+    }
+}
+
+pub(crate) fn executable() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_tunesmith-trainer"))
+}
+
+/// A running child; killed when dropped.
+pub(crate) struct Supervised {
+    child: Child,
+    commands: Option<ChildStdin>,
+    events: BufReader<ChildStdout>,
+}
+
+impl Supervised {
+    /// The next event; none at the end of its stdout.
+    pub(crate) fn event(&mut self) -> Option<TrainerEvent> {
+        let mut line = String::new();
+        let count = self.events.read_line(&mut line).unwrap();
+        (count > 0).then(|| serde_json::from_str(&line).unwrap())
+    }
+
+    /// Reads events up to the first that `is_wanted`, and returns it.
+    pub(crate) fn until(&mut self, is_wanted: impl Fn(&TrainerEvent) -> bool) -> TrainerEvent {
+        loop {
+            let event = self.event().expect("the wanted event");
+            if is_wanted(&event) {
+                return event;
+            }
+        }
+    }
+
+    pub(crate) fn send(&mut self, command: TrainerCommand) {
+        let line = serde_json::to_string(&command).unwrap();
+        writeln!(self.commands.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    pub(crate) fn close_stdin(&mut self) {
+        self.commands = None;
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
