@@ -60,7 +60,7 @@ pub enum AdapterError {
         name: String,
         /// What is wrong with it.
         #[source]
-        source: tunesmith_model::ModelError,
+        source: Box<tunesmith_model::ModelError>,
     },
     /// The engine thread is gone.
     #[error("the engine has stopped")]
@@ -173,17 +173,26 @@ impl Drop for Reservation {
     }
 }
 
-/// Finds the folder that a load names: it must exist and, where `root` is given, lie under it once all links are
-/// followed. A folder outside is answered as one that does not exist, which tells a prober nothing.
+/// Files of an adapter's folder that are opened.
+const FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
+/// Finds the folder that a load names: it must exist and, where `root` is given, lie under it with the files that will
+/// be opened, once all links are followed. A folder outside is answered as one that does not exist, which tells a
+/// prober nothing.
 ///
 /// # Errors
 /// No such folder.
 pub fn folder_under(root: Option<&Path>, path: &Path) -> Result<PathBuf, AdapterError> {
     let missing = || AdapterError::NoFolder(path.to_owned());
     let real = path.canonicalize().map_err(|_| missing())?;
-    let allowed = match root {
-        Some(root) => root.canonicalize().is_ok_and(|root| real.starts_with(root)),
+    let allowed = match root.map(Path::canonicalize) {
         None => true,
+        Some(Err(_)) => false,
+        Some(Ok(root)) => {
+            let inside = |path: &Path| path.canonicalize().is_ok_and(|path| path.starts_with(&root));
+            let mut files = FILES.iter().map(|name| real.join(name));
+            inside(&real) && files.all(|file| file.symlink_metadata().is_err() || inside(&file))
+        }
     };
     if allowed && real.is_dir() {
         Ok(real)
@@ -254,11 +263,15 @@ mod tests {
         let inside = root.path().join("adapter");
         std::fs::create_dir(&inside).unwrap();
         std::os::unix::fs::symlink(outside.path(), root.path().join("link")).unwrap();
+        let leaking = root.path().join("leaking");
+        std::fs::create_dir(&leaking).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", leaking.join("adapter_config.json")).unwrap();
         assert!(folder_under(Some(root.path()), &inside).is_ok());
         assert!(folder_under(None, outside.path()).is_ok());
         for path in [
             outside.path().to_owned(),
             root.path().join("link"),
+            leaking,
             inside.join("../.."),
             inside.join("none"),
         ] {

@@ -124,7 +124,7 @@ async fn start(settings: &ServeSettings) -> anyhow::Result<(Arc<Engine>, JoinHan
         "base model loaded"
     );
     for (name, folder) in &settings.adapters {
-        let loaded = engine.load_adapter(name, folder).await;
+        let loaded = engine.load_trusted_adapter(name, folder).await;
         loaded.with_context(|| format!("cannot load the adapter {name}"))?;
     }
     Ok((engine, thread))

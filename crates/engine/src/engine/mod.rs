@@ -252,13 +252,26 @@ impl Engine {
         }
     }
 
-    /// Loads a PEFT folder under `name`: read and checked beside the running requests, usable when this returns.
+    /// Loads a PEFT folder under `name`: read and checked beside the running requests, usable when this returns. The
+    /// path comes from a request, so it must lie under the adapter root, if there is one.
     ///
     /// # Errors
     /// The name is taken, there is no room, or the folder is not an adapter of this base model.
     pub async fn load_adapter(&self, name: &str, path: &Path) -> Result<(), AdapterError> {
+        self.load(name, path, self.settings.adapter_root.clone()).await
+    }
+
+    /// As [`Self::load_adapter`], for a path from the command line, which may lie anywhere.
+    ///
+    /// # Errors
+    /// As [`Self::load_adapter`].
+    pub async fn load_trusted_adapter(&self, name: &str, path: &Path) -> Result<(), AdapterError> {
+        self.load(name, path, None).await
+    }
+
+    async fn load(&self, name: &str, path: &Path, root: Option<PathBuf>) -> Result<(), AdapterError> {
         let reservation = self.adapters.reserve(name)?;
-        let adapter = self.read_adapter(name, path).await?;
+        let adapter = self.read_adapter(name, path, root).await?;
         let lease = AdapterLease::new(name, path);
         let (kept, confirmed) = oneshot::channel();
         let command = Command::Keep(Arc::clone(&lease), Box::new(adapter), kept);
@@ -272,12 +285,13 @@ impl Engine {
         Ok(())
     }
 
-    async fn read_adapter(&self, name: &str, path: &Path) -> Result<Adapter, AdapterError> {
-        let (root, path, config) = (
-            self.settings.adapter_root.clone(),
-            path.to_owned(),
-            self.config.clone(),
-        );
+    async fn read_adapter(
+        &self,
+        name: &str,
+        path: &Path,
+        root: Option<PathBuf>,
+    ) -> Result<Adapter, AdapterError> {
+        let (path, config) = (path.to_owned(), self.config.clone());
         let (device, kind) = (self.settings.device, self.settings.kind);
         let read = move || {
             let folder = folder_under(root.as_deref(), &path)?;
@@ -286,10 +300,11 @@ impl Engine {
         let outcome = tokio::task::spawn_blocking(read)
             .await
             .map_err(|_| AdapterError::EngineStopped)?;
-        outcome?.map_err(|source| AdapterError::Invalid {
+        let invalid = |source| AdapterError::Invalid {
             name: name.to_owned(),
-            source,
-        })
+            source: Box::new(source),
+        };
+        outcome?.map_err(invalid)
     }
 
     /// Takes an adapter's name away. Requests that run on it end as they began.

@@ -1,8 +1,8 @@
 //! The engine thread's loop: take commands, admit jobs, run one forward pass over all sequences, pick their tokens.
 //!
-//! Every sequence moves in every step: by one token, or by a part of its prompt. Prompts are cut so that a long one
-//! does not make the others wait. The sequences of one adapter stand together, so that the model multiplies with it
-//! once.
+//! Every sequence that generates moves by one token in every step; those that still read their prompt share a budget,
+//! so that a long prompt does not make the others wait. The sequences of one adapter stand together, so that the model
+//! multiplies with it once.
 
 use std::{collections::VecDeque, panic::AssertUnwindSafe, panic::catch_unwind, sync::Arc, time::Instant};
 
@@ -21,8 +21,8 @@ use crate::{
     metrics::{AdaptersInUse, Metrics},
 };
 
-/// Most prompt tokens that one sequence runs in one step.
-const PROMPT_PART: usize = 512;
+/// Most prompt tokens in one step, of all sequences together.
+const PROMPT_BUDGET: usize = 512;
 
 /// Why a step gave no logits.
 #[derive(Debug, thiserror::Error)]
@@ -160,26 +160,29 @@ impl Scheduler {
             .set_load(self.active.len(), self.waiting.len(), adapters);
     }
 
-    /// One token, or one part of the prompt, for every sequence. If the pass over all fails, each runs alone, so that
-    /// only the one at fault fails.
+    /// One forward pass over all sequences. If it fails, each runs alone, so that only the one at fault fails.
     fn step(&mut self) {
         if self.active.is_empty() {
             return;
         }
         let mut sequences = std::mem::take(&mut self.active);
+        let mut budget = PROMPT_BUDGET;
+        // In the order of arrival, so that no prompt waits for ever.
+        let mut order: Vec<&mut Sequence> = sequences.iter_mut().collect();
+        order.sort_by_key(|sequence| sequence.began());
+        order.into_iter().for_each(|sequence| sequence.plan(&mut budget));
         let outcomes = match self.forward(&mut sequences) {
-            Ok(logits) => advance(&mut sequences, &logits),
-            Err(error) if sequences.len() > 1 => {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
                     "step failed, trying one by one"
                 );
                 sequences
                     .iter_mut()
-                    .flat_map(|sequence| self.step_alone(std::slice::from_mut(sequence)))
+                    .map(|sequence| self.step_alone(sequence))
                     .collect()
             }
-            Err(error) => vec![failed(&sequences[0], &error)],
         };
         for (sequence, outcome) in sequences.into_iter().zip(outcomes) {
             match outcome {
@@ -191,32 +194,40 @@ impl Scheduler {
         }
     }
 
-    fn step_alone(&self, sequence: &mut [Sequence]) -> Vec<Outcome> {
-        match self.forward(sequence) {
-            Ok(logits) => advance(sequence, &logits),
-            Err(error) => vec![failed(&sequence[0], &error)],
+    fn step_alone(&self, sequence: &mut Sequence) -> Outcome {
+        match self.forward(std::slice::from_mut(sequence)) {
+            Ok(outcomes) => outcomes[0],
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "generation failed");
+                sequence.fail(&error);
+                Outcome::Failed
+            }
         }
     }
 
-    /// Logits, float32, one row of `[vocabulary]` for each sequence.
-    fn forward(&self, sequences: &mut [Sequence]) -> Result<Vec<Vec<f32>>, StepError> {
-        let mut steps: Vec<SequenceStep<'_>> = sequences
-            .iter_mut()
-            .map(|sequence| {
-                let adapter = sequence.adapter().map(|lease| self.resident(lease));
-                let (tokens, cache) = sequence.next(PROMPT_PART);
-                SequenceStep {
+    /// Runs the shares of `sequences`, and picks a token for each whose prompt is read.
+    fn forward(&self, sequences: &mut [Sequence]) -> Result<Vec<Outcome>, StepError> {
+        let mut steps: Vec<SequenceStep<'_>> = Vec::with_capacity(sequences.len());
+        for sequence in sequences.iter_mut() {
+            let adapter = sequence.adapter().map(|lease| self.resident(lease));
+            if let Some((tokens, cache)) = sequence.share() {
+                steps.push(SequenceStep {
                     tokens,
                     cache,
                     adapter,
-                }
-            })
-            .collect();
-        let run = AssertUnwindSafe(|| -> Result<Vec<Vec<f32>>, ModelError> {
-            let logits = self.model.step(&mut steps)?;
-            rows(&logits)
-        });
-        Ok(catch_unwind(run).map_err(|_| StepError::Panicked)??)
+                });
+            }
+        }
+        if steps.is_empty() {
+            return Ok(vec![Outcome::Running; sequences.len()]);
+        }
+        let run = AssertUnwindSafe(|| rows(&self.model.step(&mut steps)?));
+        let mut logits = catch_unwind(run).map_err(|_| StepError::Panicked)??.into_iter();
+        let advance = |sequence: &mut Sequence| match sequence.share() {
+            None => Outcome::Running,
+            Some(_) => sequence.advance(&logits.next().expect("invariant: a row for each share")),
+        };
+        Ok(sequences.iter_mut().map(advance).collect())
     }
 
     fn resident(&self, lease: &Arc<AdapterLease>) -> &Adapter {
@@ -240,23 +251,6 @@ fn rows(logits: &Tensor) -> Result<Vec<Vec<f32>>, ModelError> {
     let flat: Vec<f32> = logits.f_contiguous()?.f_view([-1])?.try_into()?;
     let width = usize::try_from(size[1]).unwrap_or(1).max(1);
     Ok(flat.chunks(width).map(<[f32]>::to_vec).collect())
-}
-
-fn advance(sequences: &mut [Sequence], logits: &[Vec<f32>]) -> Vec<Outcome> {
-    sequences
-        .iter_mut()
-        .zip(logits)
-        .map(|(sequence, row)| {
-            let seen = sequence.next(PROMPT_PART).0.len();
-            sequence.advance(seen, row)
-        })
-        .collect()
-}
-
-fn failed(sequence: &Sequence, error: &StepError) -> Outcome {
-    tracing::error!(error = error as &dyn std::error::Error, "generation failed");
-    sequence.fail(error);
-    Outcome::Failed
 }
 
 fn count_end(metrics: &Metrics, sequence: &Sequence, reason: &'static str) {

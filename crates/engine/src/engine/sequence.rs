@@ -20,6 +20,8 @@ pub(super) struct Sequence {
     pub(super) cache: KvCache,
     /// Tokens that the model has not seen yet: what is left of the prompt, or the last picked token.
     unseen: Vec<u32>,
+    /// How many of them are in this step.
+    share: usize,
     sampler: Sampler,
     text: SequenceText,
     events: mpsc::Sender<Event>,
@@ -49,6 +51,7 @@ impl Sequence {
         let text = SequenceText::new(&generation, tokenizer);
         Self {
             unseen: std::mem::take(&mut generation.prompt),
+            share: 0,
             sampler: Sampler::new(generation.sampling.clone()),
             text,
             generation,
@@ -69,26 +72,35 @@ impl Sequence {
         self.generation.adapter.as_ref()
     }
 
-    /// The tokens for the next step, at most `limit` of them, and the cache that they go to.
-    pub(super) fn next(&mut self, limit: usize) -> (&[u32], &mut KvCache) {
-        let count = self.unseen.len().min(limit);
-        (&self.unseen[..count], &mut self.cache)
+    /// Takes its share of the next step: the one token that was picked last, or as much of the prompt as the `budget`
+    /// has left.
+    pub(super) fn plan(&mut self, budget: &mut usize) {
+        self.share = self.unseen.len();
+        if self.text.generated() == 0 {
+            self.share = self.share.min(*budget);
+            *budget -= self.share;
+        }
     }
 
-    /// Takes in the logits that follow the `seen` tokens of this step: `[vocabulary]`.
-    pub(super) fn advance(&mut self, seen: usize, logits: &[f32]) -> Outcome {
-        self.unseen.drain(..seen);
+    /// The tokens of its share and the cache that they go to; `None` where it sits this step out.
+    pub(super) fn share(&mut self) -> Option<(&[u32], &mut KvCache)> {
+        (self.share > 0).then_some((&self.unseen[..self.share], &mut self.cache))
+    }
+
+    /// Takes in the logits that follow its share: `[vocabulary]`.
+    pub(super) fn advance(&mut self, logits: &[f32]) -> Outcome {
+        self.unseen.drain(..self.share);
         if !self.unseen.is_empty() {
             return Outcome::Running;
         }
         match self.pick(logits) {
             Ok(None) => Outcome::Running,
             Ok(Some(reason)) => {
-                let finished = Event::Finished {
+                let completion_tokens = self.text.generated();
+                let _ = self.events.try_send(Event::Finished {
                     reason,
-                    completion_tokens: self.text.generated(),
-                };
-                let _ = self.events.try_send(finished);
+                    completion_tokens,
+                });
                 Outcome::Finished(reason)
             }
             Err(error) => {

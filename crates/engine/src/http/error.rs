@@ -194,7 +194,7 @@ impl From<AdapterError> for ApiError {
                 )
             }
             AdapterError::Invalid { name, source } => {
-                let message = format!("Loading lora {name} failed: {}", chain(&source));
+                let message = format!("Loading lora {name} failed: {}", chain(&*source));
                 Self::new(bad, "invalid_adapter", Some("lora_path"), message)
             }
             AdapterError::EngineStopped => stopped(),

@@ -2,7 +2,7 @@
 //! engine and a vLLM server alike.
 //!
 //! Handlers read fields, ask the [`Engine`] and write the answer; what is refused, and with what words, is in
-//! [`error`].
+//! `error`.
 
 mod adapters;
 mod answer;

@@ -71,7 +71,7 @@ async fn unloading_does_not_disturb_what_runs() {
     let folder = golden::folder("llama", "adapter");
     assert_eq!(server.load("tuned", &folder).await.status(), StatusCode::OK);
     let body = json!({
-        "model": "tuned", "prompt": "Hello", "temperature": 0, "max_tokens": 3000, "ignore_eos": true,
+        "model": "tuned", "prompt": "Hello", "temperature": 0, "max_tokens": 600, "ignore_eos": true,
         "stream": true, "stream_options": {"include_usage": true},
     });
     let expected = {

@@ -20,113 +20,86 @@ async fn refusal(response: reqwest::Response) -> (u16, Option<String>, String) {
     )
 }
 
+/// A change of a chat request that is right, and the status and code of the answer; the param is the changed field.
+fn wrong_fields() -> Vec<(Value, u16, &'static str)> {
+    let invalid = [
+        json!({"model": null}),
+        json!({"messages": null}),
+        json!({"messages": []}),
+        json!({"temperature": 3}),
+        json!({"top_p": "x"}),
+        json!({"top_k": -2}),
+        json!({"max_tokens": 0}),
+        json!({"max_tokens": 1.5}),
+        json!({"seed": 1.5}),
+        json!({"stop": [""]}),
+        json!({"stream": "yes"}),
+        json!({"stream_options": {"include_usage": true}}),
+        json!({"top_logprobs": 2}),
+        json!({"top_logprobs": 21, "logprobs": true}),
+    ];
+    let unsupported = [
+        json!({"n": 2}),
+        json!({"tools": [{"type": "function"}]}),
+        json!({"response_format": {"type": "json_object"}}),
+        json!({"logit_bias": {"1": 5}}),
+        json!({"presence_penalty": 1}),
+        json!({"chat_template": "{{ 1 }}"}),
+    ];
+    let invalid = invalid.into_iter().map(|change| (change, 400, "invalid_value"));
+    let unsupported = unsupported
+        .into_iter()
+        .map(|change| (change, 400, "unsupported_parameter"));
+    let absent = (json!({"model": "absent"}), 404, "model_not_found");
+    invalid.chain(unsupported).chain([absent]).collect()
+}
+
+/// A chat request that is right but for `change`.
+fn changed(change: &Value) -> Value {
+    let mut body = json!({"model": "base", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1});
+    body.as_object_mut()
+        .unwrap()
+        .extend(change.as_object().unwrap().clone());
+    body
+}
+
 #[tokio::test]
 async fn wrong_fields_are_refused_by_name() {
     let server = Server::shared();
-    let table = [
-        (json!({"model": null}), 400, Some("model"), "invalid_value"),
-        (json!({"model": "absent"}), 404, Some("model"), "model_not_found"),
-        (json!({"messages": null}), 400, Some("messages"), "invalid_value"),
-        (json!({"messages": []}), 400, Some("messages"), "invalid_value"),
-        (
-            json!({"messages": [{"role": "cat", "content": ""}]}),
-            400,
-            Some("messages[0].role"),
-            "invalid_value",
-        ),
-        (
-            json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}),
-            400,
-            Some("messages[0].content[0]"),
-            "invalid_value",
-        ),
-        (
-            json!({"temperature": 3}),
-            400,
-            Some("temperature"),
-            "invalid_value",
-        ),
-        (json!({"top_p": "x"}), 400, Some("top_p"), "invalid_value"),
-        (json!({"top_k": -2}), 400, Some("top_k"), "invalid_value"),
-        (json!({"max_tokens": 0}), 400, Some("max_tokens"), "invalid_value"),
-        (
-            json!({"max_tokens": 1.5}),
-            400,
-            Some("max_tokens"),
-            "invalid_value",
-        ),
-        (
-            json!({"max_completion_tokens": 256}),
-            400,
-            Some("messages"),
-            "context_length_exceeded",
-        ),
-        (json!({"seed": 1.5}), 400, Some("seed"), "invalid_value"),
-        (json!({"stop": [""]}), 400, Some("stop"), "invalid_value"),
-        (json!({"stream": "yes"}), 400, Some("stream"), "invalid_value"),
-        (
-            json!({"stream_options": {"include_usage": true}}),
-            400,
-            Some("stream_options"),
-            "invalid_value",
-        ),
-        (
-            json!({"top_logprobs": 2}),
-            400,
-            Some("top_logprobs"),
-            "invalid_value",
-        ),
-        (
-            json!({"logprobs": true, "top_logprobs": 21}),
-            400,
-            Some("top_logprobs"),
-            "invalid_value",
-        ),
-        (json!({"n": 2}), 400, Some("n"), "unsupported_parameter"),
-        (
-            json!({"tools": [{"type": "function"}]}),
-            400,
-            Some("tools"),
-            "unsupported_parameter",
-        ),
-        (
-            json!({"response_format": {"type": "json_object"}}),
-            400,
-            Some("response_format"),
-            "unsupported_parameter",
-        ),
-        (
-            json!({"logit_bias": {"1": 5}}),
-            400,
-            Some("logit_bias"),
-            "unsupported_parameter",
-        ),
-        (
-            json!({"presence_penalty": 1}),
-            400,
-            Some("presence_penalty"),
-            "unsupported_parameter",
-        ),
-        (
-            json!({"chat_template": "{{ 1 }}"}),
-            400,
-            Some("chat_template"),
-            "unsupported_parameter",
-        ),
-    ];
-    for (change, status, param, code) in table {
-        let mut body =
-            json!({"model": "base", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1});
-        body.as_object_mut()
-            .unwrap()
-            .extend(change.as_object().unwrap().clone());
-        let found = refusal(server.post("/v1/chat/completions", &body).await).await;
-        assert_eq!(
-            found,
-            (status, param.map(ToOwned::to_owned), code.to_owned()),
-            "{change}"
-        );
+    for (change, status, code) in wrong_fields() {
+        let param = change.as_object().unwrap().keys().next().cloned();
+        let found = refusal(server.post("/v1/chat/completions", &changed(&change)).await).await;
+        assert_eq!(found, (status, param, code.to_owned()), "{change}");
     }
+}
+
+#[tokio::test]
+async fn wrong_messages_are_refused_by_path() {
+    let server = Server::shared();
+    let image = json!([{"type": "text", "text": "x"}, {"type": "image_url"}]);
+    for (message, path) in [
+        (json!("Hi"), "messages[0]"),
+        (json!({"role": "cat", "content": "x"}), "messages[0].role"),
+        (json!({"role": "user"}), "messages[0].content"),
+        (
+            json!({"role": "user", "content": image}),
+            "messages[0].content[1]",
+        ),
+    ] {
+        let body = changed(&json!({"messages": [message]}));
+        let (status, param, _) = refusal(server.post("/v1/chat/completions", &body).await).await;
+        assert_eq!((status, param.as_deref()), (400, Some(path)), "{message}");
+    }
+    let long = changed(&json!({"max_completion_tokens": 256}));
+    let found = refusal(server.post("/v1/chat/completions", &long).await).await;
+    assert_eq!(
+        found,
+        (
+            400,
+            Some("messages".to_owned()),
+            "context_length_exceeded".to_owned()
+        )
+    );
 }
 
 #[tokio::test]

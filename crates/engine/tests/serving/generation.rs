@@ -1,8 +1,11 @@
 //! What comes out of the model: against golden logits, whole and streamed, alone and beside others.
 
+use std::path::Path;
+
 use futures::future::join_all;
 use serde_json::{Value, json};
-use tch::{IndexOp, Tensor};
+use tch::{Device, IndexOp, Kind, Tensor};
+use tunesmith_model::{CausalLm, Precision, SequenceStep};
 
 use crate::{
     golden::{self, FAMILIES, TOLERANCE},
@@ -166,6 +169,48 @@ async fn requests_on_different_models_do_not_mix() {
         text(left) == text(right)
     };
     assert!(!same("base", "tuned") && !same("tuned", "other") && !same("base", "other"));
+}
+
+/// The log-probability of the likeliest token after `prompt`, from one pass over all of it.
+fn best_logprob(folder: &Path, prompt: &[u32]) -> f64 {
+    let model = CausalLm::load(folder, Device::Cpu, Precision::uniform(Kind::Float)).unwrap();
+    let mut cache = model.new_cache(prompt.len()).unwrap();
+    let mut steps = [SequenceStep {
+        tokens: prompt,
+        cache: &mut cache,
+        adapter: None,
+    }];
+    model
+        .step(&mut steps)
+        .unwrap()
+        .log_softmax(-1, Kind::Double)
+        .max()
+        .double_value(&[])
+}
+
+#[tokio::test]
+async fn long_prompts_are_read_in_parts() {
+    let base = golden::endless("llama");
+    let server = Server::start(base.path(), &[]);
+    // Longer than a step takes, alone and together.
+    let prompts: Vec<Vec<u32>> = [900, 1200, 700]
+        .map(|length| (0..length).map(|i| 3 + i % 90).collect())
+        .into();
+    let server = &server;
+    let answers = join_all(prompts.iter().map(|prompt| async move {
+        let body =
+            json!({"model": "base", "prompt": prompt, "max_tokens": 2, "temperature": 0, "logprobs": 0});
+        server.ask(COMPLETIONS, &body).await
+    }))
+    .await;
+    for (prompt, answer) in prompts.iter().zip(answers) {
+        assert_eq!(answer["usage"]["prompt_tokens"], prompt.len());
+        let found = answer["choices"][0]["logprobs"]["token_logprobs"][0]
+            .as_f64()
+            .unwrap();
+        let expected = best_logprob(base.path(), prompt);
+        assert!((found - expected).abs() < TOLERANCE, "{found} is not {expected}");
+    }
 }
 
 #[tokio::test]

@@ -107,7 +107,7 @@ async fn a_signal_lets_running_requests_end() {
     let base = golden::endless("llama");
     let mut server = Server::start(base.path(), &["--drain-seconds", "60"]);
     let body =
-        json!({"model": "base", "prompt": "Hi", "max_tokens": 2000, "ignore_eos": true, "stream": true});
+        json!({"model": "base", "prompt": "Hi", "max_tokens": 600, "ignore_eos": true, "stream": true});
     let mut stream = running(server.post("/v1/completions", &body).await).await;
     terminate(&server);
     let mut last = String::new();

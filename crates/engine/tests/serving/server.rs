@@ -27,18 +27,19 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let ready_file = folder.path().join("ready.json");
         let mut child = Command::new(env!("CARGO_BIN_EXE_tunesmith-engine"))
+            .args(["serve", "--listen", "127.0.0.1:0", "--supervised"])
             .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--model-name",
-                "base",
-                "--supervised",
+                "--device",
+                "cpu",
                 "--threads",
                 "1",
+                "--model-name",
+                "base",
+                "--base",
             ])
-            .args(["--device", "cpu", "--base".as_ref(), base.to_str().unwrap()])
-            .args(["--ready-file".as_ref(), ready_file.as_os_str()])
+            .arg(base)
+            .arg("--ready-file")
+            .arg(&ready_file)
             .args(arguments)
             .env("TUNESMITH_LOG", "info")
             .stdin(Stdio::piped())
