@@ -1,0 +1,17 @@
+//! The store on a real PostgreSQL: one database per test.
+#![allow(clippy::unwrap_used)]
+
+mod accounts;
+mod cancel;
+mod claim;
+mod deployments;
+mod embedded;
+mod ends;
+mod fencing;
+mod fixtures;
+mod idempotency;
+mod isolation;
+mod notifications;
+mod paging;
+mod rescue;
+mod schema;
