@@ -2,6 +2,7 @@
 
 use std::{ffi::OsString, path::Path};
 
+use tunesmith_store::queue::ClaimedJob;
 use tunesmith_types::hyperparameters::{Duration, Hyperparameters, OverLong, Schedule, TrainingDtype};
 
 use crate::scratch::RunDirectory;
@@ -9,16 +10,19 @@ use crate::scratch::RunDirectory;
 /// Local checkpoints that the trainer keeps.
 const KEEP_CHECKPOINTS: u32 = 3;
 
-/// Everything after the program's name. Floats are written so that they parse to the same bits.
+/// Everything after the program's name. Floats are written so that they parse to the same bits. Nothing that the child
+/// writes may depend on the run, so it is told the base model's name in place of the staged folder's.
 pub(crate) fn train_arguments(
     directory: &RunDirectory,
-    hyperparameters: &Hyperparameters,
+    job: &ClaimedJob,
     resume: Option<&Path>,
     device: &str,
     threads: Option<u32>,
 ) -> Vec<OsString> {
+    let hyperparameters = &job.hyperparameters;
     let mut arguments = Arguments(vec!["train".into()]);
     arguments.path("--base", &directory.base());
+    arguments.text("--base-name", &job.base_model.name);
     arguments.path("--data", &directory.data());
     arguments.path("--out", &directory.out());
     arguments.path("--checkpoint-dir", &directory.checkpoints());

@@ -7,26 +7,27 @@ use tunesmith_store::{jobs::JobError, queue::RunFailure};
 
 /// Codes of the trainer's `failed` event that no other attempt would change: the data, the model or the
 /// hyperparameters are at fault. Any other code is tried again.
-const FINAL_TRAINER_CODES: [&str; 16] = [
-    "nothing_supervised",
-    "no_examples",
-    "dataset_invalid",
-    "data_invalid",
+const FINAL_TRAINER_CODES: [&str; 17] = [
+    "chat_template_failed",
+    "chat_template_missing",
+    "chat_template_refused",
     "example_too_long",
-    "over_long",
-    "model_invalid",
-    "model_unsupported",
+    "invalid_dataset",
+    "invalid_hyperparameter",
+    "model_config_invalid",
+    "model_weights_invalid",
+    "model_weights_missing",
+    "non_finite_loss",
+    "nothing_supervised",
     "tokenizer_invalid",
-    "template_invalid",
-    "template_failed",
-    "non_finite",
-    "diverged",
-    "usage",
-    "invalid_arguments",
-    "device_unsupported",
+    "tokenizer_mismatch",
+    "tokenizer_missing",
+    "unsupported_adapter",
+    "unsupported_architecture",
+    "unsupported_model_feature",
 ];
 /// Codes that say that the checkpoint, not the job, is at fault.
-const CHECKPOINT_CODES: [&str; 3] = ["checkpoint_invalid", "checkpoint_mismatch", "checkpoint_unusable"];
+const CHECKPOINT_CODES: [&str; 2] = ["checkpoint_invalid", "checkpoint_mismatch"];
 /// Exit code of a trainer that does not understand its arguments.
 const EXIT_USAGE: i32 = 2;
 const SIGKILL: i32 = 9;
@@ -189,7 +190,7 @@ mod tests {
     #[test]
     fn users_errors_are_final_and_crashes_are_not() {
         assert!(!Failure::reported("nothing_supervised".into(), String::new()).retryable);
-        assert!(Failure::reported("cuda_out_of_memory".into(), String::new()).retryable);
+        assert!(Failure::reported("out_of_memory".into(), String::new()).retryable);
         assert!(Failure::exited(ExitStatus::from_raw(11)).retryable);
         assert_eq!(Failure::exited(ExitStatus::from_raw(9)).code, "trainer_killed");
         assert!(!Failure::exited(ExitStatus::from_raw(2 << 8)).retryable);

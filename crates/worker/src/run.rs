@@ -132,14 +132,18 @@ impl Run<'_> {
                 resume: resume.as_deref(),
                 device: self.device,
             };
+            if let Err(error) = self.directory.clear_outputs() {
+                return RunEnd::Failed(Failure::disk("clear the run directory", &error));
+            }
             match train(&start).await {
                 ChildEnd::Finished(finished) => return self.publish(&finished).await,
                 ChildEnd::Cancelled => return RunEnd::Cancelled,
                 ChildEnd::Drained => return RunEnd::Released,
                 ChildEnd::Failed(failure, log) => {
-                    self.context
-                        .note(&self.lease.handle(), &log_event(&failure, &log))
-                        .await;
+                    if !log.is_empty() {
+                        let event = log_event(&failure, &log);
+                        self.context.note(&self.lease.handle(), &event).await;
+                    }
                     if resume.is_none() || !failure.blames_checkpoint() {
                         return RunEnd::Failed(failure);
                     }

@@ -52,7 +52,6 @@ impl Scratch {
             root: self.runs.join(run.to_string()),
         };
         fs::create_dir(&directory.root)?;
-        fs::create_dir(directory.checkpoints())?;
         fs::create_dir(directory.uploads())?;
         Ok(directory)
     }
@@ -100,6 +99,16 @@ impl RunDirectory {
     /// Checkpoints that wait to be uploaded, out of the trainer's reach.
     pub(crate) fn uploads(&self) -> PathBuf {
         self.root.join("uploads")
+    }
+
+    /// Removes what a child has written, before the next one is started.
+    pub(crate) fn clear_outputs(&self) -> io::Result<()> {
+        for folder in [self.out(), self.checkpoints()] {
+            if folder.exists() {
+                fs::remove_dir_all(folder)?;
+            }
+        }
+        fs::create_dir(self.checkpoints())
     }
 
     /// A folder that the child named, if it truly lies within the run directory.

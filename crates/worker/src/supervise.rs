@@ -61,7 +61,7 @@ pub(crate) async fn train(start: &Start<'_>) -> ChildEnd {
     let settings = &start.context.settings;
     let arguments = train_arguments(
         start.directory,
-        &start.job.hyperparameters,
+        start.job,
         start.resume,
         start.device,
         settings.trainer.threads,
@@ -90,6 +90,7 @@ pub(crate) async fn train(start: &Start<'_>) -> ChildEnd {
         watchdog: Watchdog::new(&settings.timings),
         stopping: None,
         ending: None,
+        last_checkpoint: None,
         warnings: 0,
     };
     supervisor.watch().await;
@@ -119,6 +120,7 @@ struct Supervisor<'a> {
     /// Why the child was told to stop, and when it is killed if it does not.
     stopping: Option<(StopCause, Instant)>,
     ending: Option<Ending>,
+    last_checkpoint: Option<u64>,
     warnings: u32,
 }
 
@@ -188,18 +190,18 @@ impl Supervisor<'_> {
                 self.metrics
                     .push(NewMetric::evaluation(step, loss, token_accuracy));
             }
-            TrainerEvent::Checkpoint { step, path } => {
-                self.watchdog.progress();
-                if let Err(error) = self.uploader.take(self.start.directory, step, Path::new(&path)) {
-                    tracing::warn!(step, %error, "a checkpoint cannot be taken from the trainer");
-                }
-            }
+            TrainerEvent::Checkpoint { step, path } => self.checkpoint(step, &path),
             TrainerEvent::Warning { message } => self.warning(message).await,
             TrainerEvent::Finished { steps, path } => {
                 let folder = path.into();
                 self.ending = Some(Ending::Finished(Finished { steps, folder }));
             }
-            TrainerEvent::Stopped { .. } => self.ending = Some(Ending::Stopped),
+            TrainerEvent::Stopped { step, checkpoint, .. } => {
+                if let Some(path) = checkpoint {
+                    self.checkpoint(step, &path);
+                }
+                self.ending = Some(Ending::Stopped);
+            }
             TrainerEvent::Failed { code, message } => {
                 self.ending = Some(Ending::Failed(Failure::reported(code, message)));
             }
@@ -235,6 +237,18 @@ impl Supervisor<'_> {
         let recorded = persist(retry, || queue::record_start(&context.store, &token, &start)).await;
         if let Err(error) = self.lease.check(recorded) {
             tracing::warn!(error = %chain(&error), "the start of training could not be recorded");
+        }
+    }
+
+    /// A drain names its checkpoint again in the last event.
+    fn checkpoint(&mut self, step: u64, path: &str) {
+        self.watchdog.progress();
+        if self.last_checkpoint == Some(step) {
+            return;
+        }
+        match self.uploader.take(self.start.directory, step, Path::new(path)) {
+            Ok(()) => self.last_checkpoint = Some(step),
+            Err(error) => tracing::warn!(step, %error, "a checkpoint cannot be taken from the trainer"),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::support::Platform;
 /// Runs a job to its end with one worker.
 async fn end_of(platform: &Platform, script: Value, max_attempts: i32) -> Job {
     let mut settings = platform.settings("one");
-    settings.timings.progress_least = Duration::from_millis(500);
+    settings.timings.progress_least = Duration::from_secs(2);
     let worker = platform.work(settings);
     let job = platform.queue_with_attempts(script, max_attempts).await;
     let job = platform.ended(job).await;

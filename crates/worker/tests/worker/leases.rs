@@ -7,7 +7,8 @@ use tunesmith_types::states::{JobState, RunOutcome};
 
 use crate::support::{Platform, is_alive};
 
-const SHORT: Duration = Duration::from_millis(400);
+/// Long enough for a child to start on a busy machine.
+const SHORT: Duration = Duration::from_secs(2);
 const NEVER: Duration = Duration::from_secs(3600);
 
 /// Fresh children hang with a checkpoint behind them; resumed ones finish.
@@ -94,7 +95,7 @@ async fn a_worker_that_was_overtaken_changes_nothing() {
     zombie.timings.renew_least = NEVER;
     zombie.timings.self_fence = NEVER;
     zombie.timings.reap = NEVER;
-    zombie.timings.progress_least = Duration::from_millis(1500);
+    zombie.timings.progress_least = Duration::from_secs(5);
     let queue = zombie.queue;
     let zombie = platform.work(zombie);
     let job = platform.queue(script()).await;

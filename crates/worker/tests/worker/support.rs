@@ -199,7 +199,7 @@ impl Platform {
         adapters::versions(self.store(), self.organization, "support", &page)
             .await
             .unwrap()
-            .items
+            .rows
     }
 
     /// The bytes of a version's weights, checked against its row.
