@@ -166,10 +166,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
             .filter(|_| reason.contains("field `"))
             .map(ToOwned::to_owned);
         Err(ApiError::Invalid {
-            code: if reason.starts_with("unknown field") {
-                "unknown_parameter"
-            } else {
-                "invalid_parameter"
+            code: match reason.split_whitespace().next() {
+                Some("unknown") => "unknown_parameter",
+                Some("missing") => "missing_parameter",
+                _ => "invalid_parameter",
             },
             message: format!("The query string is wrong: {reason}."),
             param: unknown.or(param),

@@ -6,7 +6,6 @@ use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use tunesmith_store::StoreError;
-use tunesmith_types::ids::OrganizationId;
 use tunesmith_types::principal::{Principal, Role};
 
 use crate::auth::secret::{API_KEY_PREFIX, digest, is_well_formed};
@@ -84,37 +83,48 @@ async fn principal_of_token(state: &ApiState, token: &str) -> Result<Principal, 
     })
 }
 
-/// The caller of an authenticated route.
+/// The caller of an operation that every role may call.
 #[derive(Debug, Clone, Copy)]
 pub struct Caller(pub Principal);
 
-impl Caller {
-    /// The tenant.
-    #[must_use]
-    pub const fn organization(&self) -> OrganizationId {
-        self.0.organization_id
-    }
+/// The caller of an operation that needs at least the role `member`.
+#[derive(Debug, Clone, Copy)]
+pub struct Member(pub Principal);
 
-    /// Refuses a caller whose role is below `needed`.
-    ///
-    /// # Errors
-    /// It is.
-    pub fn require(&self, needed: Role) -> Result<(), ApiError> {
-        if self.0.role < needed {
-            Err(ApiError::Forbidden { needed })
-        } else {
-            Ok(())
-        }
-    }
-}
+/// The caller of an operation that needs at least the role `admin`.
+#[derive(Debug, Clone, Copy)]
+pub struct Admin(pub Principal);
 
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
-        let principal = parts.extensions.get::<Principal>().copied();
-        principal
-            .map(Self)
-            .ok_or(ApiError::Unauthenticated("This operation needs credentials."))
+        caller(parts, Role::Viewer).map(Self)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Member {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        caller(parts, Role::Member).map(Self)
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Admin {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, ApiError> {
+        caller(parts, Role::Admin).map(Self)
+    }
+}
+
+fn caller(parts: &Parts, needed: Role) -> Result<Principal, ApiError> {
+    const MISSING: ApiError = ApiError::Unauthenticated("This operation needs credentials.");
+    let principal = parts.extensions.get::<Principal>().ok_or(MISSING)?;
+    if principal.role < needed {
+        Err(ApiError::Forbidden { needed })
+    } else {
+        Ok(*principal)
     }
 }

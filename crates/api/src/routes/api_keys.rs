@@ -8,14 +8,13 @@ use tunesmith_types::api::api_keys::{ApiKey, CreateApiKeyRequest, CreatedApiKey}
 use tunesmith_types::error::ErrorBody;
 use tunesmith_types::ids::ApiKeyId;
 use tunesmith_types::list::{List, PageQuery};
-use tunesmith_types::principal::Role;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
 use crate::app::api_keys;
 use crate::error::ApiError;
 use crate::extract::{Json, Named, PathId, Query};
-use crate::middleware::authenticate::Caller;
+use crate::middleware::authenticate::Admin;
 use crate::middleware::idempotency::keyed_secret;
 use crate::state::ApiState;
 
@@ -45,11 +44,10 @@ pub(crate) fn router() -> OpenApiRouter<ApiState> {
 )]
 async fn create_api_key(
     State(state): State<ApiState>,
-    caller: Caller,
+    Admin(caller): Admin,
     Json(request): Json<CreateApiKeyRequest>,
 ) -> Result<(StatusCode, axum::Json<CreatedApiKey>), ApiError> {
-    caller.require(Role::Admin)?;
-    let created = api_keys::create(&state, &caller.0, &request).await?;
+    let created = api_keys::create(&state, &caller, &request).await?;
     Ok((StatusCode::CREATED, axum::Json(created)))
 }
 
@@ -60,11 +58,10 @@ async fn create_api_key(
 )]
 async fn list_api_keys(
     State(state): State<ApiState>,
-    caller: Caller,
+    Admin(caller): Admin,
     Query(query): Query<PageQuery>,
 ) -> Result<axum::Json<List<ApiKey>>, ApiError> {
-    caller.require(Role::Admin)?;
-    Ok(axum::Json(api_keys::list(&state, &caller.0, &query).await?))
+    Ok(axum::Json(api_keys::list(&state, &caller, &query).await?))
 }
 
 /// Revoke an API key
@@ -79,10 +76,9 @@ async fn list_api_keys(
 )]
 async fn revoke_api_key(
     State(state): State<ApiState>,
-    caller: Caller,
+    Admin(caller): Admin,
     PathId(id): PathId<ApiKeyId>,
 ) -> Result<axum::Json<Deleted>, ApiError> {
-    caller.require(Role::Admin)?;
-    api_keys::revoke(&state, &caller.0, id).await?;
+    api_keys::revoke(&state, &caller, id).await?;
     Ok(axum::Json(Deleted::new("api_key", id)))
 }

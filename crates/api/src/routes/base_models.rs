@@ -9,14 +9,13 @@ use tunesmith_types::api::base_models::{BaseModel, CreateBaseModelRequest};
 use tunesmith_types::error::ErrorBody;
 use tunesmith_types::ids::BaseModelId;
 use tunesmith_types::list::{List, PageQuery};
-use tunesmith_types::principal::Role;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
 use crate::app::base_models;
 use crate::error::ApiError;
 use crate::extract::{Json, Named, PathId, Query};
-use crate::middleware::authenticate::Caller;
+use crate::middleware::authenticate::{Caller, Member};
 use crate::middleware::idempotency::keyed_json;
 use crate::state::ApiState;
 
@@ -50,11 +49,10 @@ pub(crate) fn router() -> OpenApiRouter<ApiState> {
 )]
 async fn create_base_model(
     State(state): State<ApiState>,
-    caller: Caller,
+    Member(caller): Member,
     Json(request): Json<CreateBaseModelRequest>,
 ) -> Result<(StatusCode, axum::Json<BaseModel>), ApiError> {
-    caller.require(Role::Member)?;
-    let model = base_models::create(&state, &caller.0, &request).await?;
+    let model = base_models::create(&state, &caller, &request).await?;
     Ok((StatusCode::CREATED, axum::Json(model)))
 }
 
@@ -77,16 +75,15 @@ async fn create_base_model(
 )]
 async fn put_base_model_file(
     State(state): State<ApiState>,
-    caller: Caller,
+    Member(caller): Member,
     Path((id, file)): Path<(String, String)>,
     request: Request,
 ) -> Result<axum::Json<StoredFile>, ApiError> {
-    caller.require(Role::Member)?;
     let id = id
         .parse()
         .map_err(|_| ApiError::not_found(base_models::KIND, &id))?;
     Ok(axum::Json(
-        base_models::put_file(&state, &caller.0, id, &file, request.into_body()).await?,
+        base_models::put_file(&state, &caller, id, &file, request.into_body()).await?,
     ))
 }
 
@@ -106,11 +103,10 @@ async fn put_base_model_file(
 )]
 async fn complete_base_model(
     State(state): State<ApiState>,
-    caller: Caller,
+    Member(caller): Member,
     PathId(id): PathId<BaseModelId>,
 ) -> Result<axum::Json<BaseModel>, ApiError> {
-    caller.require(Role::Member)?;
-    Ok(axum::Json(base_models::complete(&state, &caller.0, id).await?))
+    Ok(axum::Json(base_models::complete(&state, &caller, id).await?))
 }
 
 /// List base models
@@ -157,10 +153,9 @@ async fn get_base_model(
 )]
 async fn delete_base_model(
     State(state): State<ApiState>,
-    caller: Caller,
+    Member(caller): Member,
     Path(reference): Path<String>,
 ) -> Result<axum::Json<Deleted>, ApiError> {
-    caller.require(Role::Member)?;
-    let id = base_models::delete(&state, &caller.0, &reference).await?;
+    let id = base_models::delete(&state, &caller, &reference).await?;
     Ok(axum::Json(Deleted::new("base_model", id)))
 }

@@ -11,7 +11,6 @@ use tunesmith_types::dataset::ValidationReport;
 use tunesmith_types::error::ErrorBody;
 use tunesmith_types::ids::DatasetId;
 use tunesmith_types::list::{List, PageQuery};
-use tunesmith_types::principal::Role;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
@@ -19,7 +18,7 @@ use super::download_headers;
 use crate::app::datasets;
 use crate::error::ApiError;
 use crate::extract::{Named, PathId, Query};
-use crate::middleware::authenticate::Caller;
+use crate::middleware::authenticate::{Caller, Member};
 use crate::middleware::idempotency::keyed_upload;
 use crate::state::ApiState;
 
@@ -56,11 +55,10 @@ pub(crate) fn router() -> OpenApiRouter<ApiState> {
 )]
 async fn upload_dataset(
     State(state): State<ApiState>,
-    caller: Caller,
+    Member(caller): Member,
     Query(query): Query<UploadDatasetQuery>,
     request: Request,
 ) -> Result<(StatusCode, axum::Json<Dataset>), ApiError> {
-    caller.require(Role::Member)?;
     let media_type = request
         .headers()
         .get(header::CONTENT_TYPE)
@@ -71,7 +69,7 @@ async fn upload_dataset(
             expected: "application/jsonl (the file itself, not a form)",
         });
     }
-    let dataset = datasets::upload(&state, &caller.0, &query, request.into_body()).await?;
+    let dataset = datasets::upload(&state, &caller, &query, request.into_body()).await?;
     Ok((StatusCode::CREATED, axum::Json(dataset)))
 }
 
@@ -155,10 +153,9 @@ async fn get_dataset_content(
 )]
 async fn delete_dataset(
     State(state): State<ApiState>,
-    caller: Caller,
+    Member(caller): Member,
     PathId(id): PathId<DatasetId>,
 ) -> Result<axum::Json<Deleted>, ApiError> {
-    caller.require(Role::Member)?;
-    datasets::delete(&state, &caller.0, id).await?;
+    datasets::delete(&state, &caller, id).await?;
     Ok(axum::Json(Deleted::new("dataset", id)))
 }

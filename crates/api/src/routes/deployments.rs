@@ -7,7 +7,6 @@ use tunesmith_types::api::Deleted;
 use tunesmith_types::api::deployments::{CreateDeploymentRequest, Deployment, PromoteRequest};
 use tunesmith_types::error::ErrorBody;
 use tunesmith_types::list::{List, PageQuery};
-use tunesmith_types::principal::Role;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
@@ -15,7 +14,7 @@ use super::name_in_path;
 use crate::app::deployments::{self, KIND};
 use crate::error::ApiError;
 use crate::extract::{Json, Query};
-use crate::middleware::authenticate::Caller;
+use crate::middleware::authenticate::{Caller, Member};
 use crate::middleware::idempotency::keyed_json;
 use crate::state::ApiState;
 
@@ -44,11 +43,10 @@ pub(crate) fn router() -> OpenApiRouter<ApiState> {
 )]
 async fn create_deployment(
     State(state): State<ApiState>,
-    caller: Caller,
+    Member(caller): Member,
     Json(request): Json<CreateDeploymentRequest>,
 ) -> Result<(StatusCode, axum::Json<Deployment>), ApiError> {
-    caller.require(Role::Member)?;
-    let deployment = deployments::create(&state, &caller.0, &request).await?;
+    let deployment = deployments::create(&state, &caller, &request).await?;
     Ok((StatusCode::CREATED, axum::Json(deployment)))
 }
 
@@ -70,14 +68,13 @@ async fn create_deployment(
 )]
 async fn promote_version(
     State(state): State<ApiState>,
-    caller: Caller,
+    Member(caller): Member,
     Path(name): Path<String>,
     Json(request): Json<PromoteRequest>,
 ) -> Result<axum::Json<Deployment>, ApiError> {
-    caller.require(Role::Member)?;
     let name = name_in_path(KIND, &name)?;
     Ok(axum::Json(
-        deployments::promote(&state, &caller.0, &name, &request).await?,
+        deployments::promote(&state, &caller, &name, &request).await?,
     ))
 }
 
@@ -123,11 +120,10 @@ async fn get_deployment(
 )]
 async fn delete_deployment(
     State(state): State<ApiState>,
-    caller: Caller,
+    Member(caller): Member,
     Path(name): Path<String>,
 ) -> Result<axum::Json<Deleted>, ApiError> {
-    caller.require(Role::Member)?;
     let name = name_in_path(KIND, &name)?;
-    let id = deployments::delete(&state, &caller.0, &name).await?;
+    let id = deployments::delete(&state, &caller, &name).await?;
     Ok(axum::Json(Deleted::new("deployment", id)))
 }

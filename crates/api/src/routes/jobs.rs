@@ -15,7 +15,6 @@ use tunesmith_types::api::jobs::{
 use tunesmith_types::error::ErrorBody;
 use tunesmith_types::ids::JobId;
 use tunesmith_types::list::{List, PageQuery};
-use tunesmith_types::principal::Role;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
@@ -23,7 +22,7 @@ use crate::app::jobs;
 use crate::app::metrics_stream::{self, MetricsEvent};
 use crate::error::ApiError;
 use crate::extract::{Json, Named, PathId, Query};
-use crate::middleware::authenticate::Caller;
+use crate::middleware::authenticate::{Caller, Member};
 use crate::middleware::idempotency::keyed_json;
 use crate::state::ApiState;
 
@@ -62,11 +61,10 @@ pub(crate) fn router() -> OpenApiRouter<ApiState> {
 )]
 async fn create_job(
     State(state): State<ApiState>,
-    caller: Caller,
+    Member(caller): Member,
     Json(request): Json<CreateJobRequest>,
 ) -> Result<(StatusCode, axum::Json<Job>), ApiError> {
-    caller.require(Role::Member)?;
-    let job = jobs::create(&state, &caller.0, &request).await?;
+    let job = jobs::create(&state, &caller, &request).await?;
     Ok((StatusCode::CREATED, axum::Json(job)))
 }
 
@@ -112,11 +110,10 @@ async fn get_job(
 )]
 async fn cancel_job(
     State(state): State<ApiState>,
-    caller: Caller,
+    Member(caller): Member,
     PathId(id): PathId<JobId>,
 ) -> Result<axum::Json<Job>, ApiError> {
-    caller.require(Role::Member)?;
-    Ok(axum::Json(jobs::cancel(&state, &caller.0, id).await?))
+    Ok(axum::Json(jobs::cancel(&state, &caller, id).await?))
 }
 
 /// List the events of a training job

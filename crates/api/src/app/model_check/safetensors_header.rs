@@ -69,7 +69,7 @@ pub(super) fn parse(text: &[u8], data_bytes: u64) -> Result<Header, String> {
     }
     if end != data_bytes {
         return Err(format!(
-            "its tensors take {end} bytes, but {data_bytes} follow the header; was it cut off?"
+            "its tensors take {end} bytes, but {data_bytes} follow the header; it seems to be cut off."
         ));
     }
     Ok(Header {

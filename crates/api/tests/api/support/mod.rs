@@ -1,0 +1,9 @@
+//! A running API, its clients, and things to play with.
+
+mod app;
+mod client;
+mod fixtures;
+
+pub(crate) use app::App;
+pub(crate) use client::{Answer, Client};
+pub(crate) use fixtures::{claim, example_lines, finish_job, metric, tiny_model};
