@@ -1,0 +1,168 @@
+//! `adapters list|show|download`.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, bail};
+use serde_json::json;
+use tunesmith_types::{
+    api::adapters::{Adapter, AdapterVersion},
+    list::{List, PageQuery},
+};
+
+use super::{page, say_more};
+use crate::{
+    args::client::AdaptersCommand,
+    client::ApiClient,
+    printer::{Printer, details, table},
+    terminal::text::{ago, bytes},
+};
+
+pub(super) async fn run(client: &ApiClient, command: AdaptersCommand, printer: Printer) -> anyhow::Result<ExitCode> {
+    match command {
+        AdaptersCommand::List(list) => {
+            let adapters: List<Adapter> = client.list("/v1/adapters", &page(&list)).await?;
+            printer.result(&adapters, || {
+                let rows = adapters.data.iter().map(|adapter| {
+                    let newest = adapter.latest_version.to_string();
+                    vec![adapter.name.clone(), newest, adapter.base_model.clone(), ago(adapter.created_at)]
+                });
+                table(&["name", "newest version", "base model", "created"], rows.collect())
+            });
+            say_more(printer, adapters.has_more, adapters.last_id.as_deref());
+        }
+        AdaptersCommand::Show { adapter } => match parse(&adapter)? {
+            (name, Some(number)) => show_version(&client.adapter_version(name, number).await?, printer),
+            (name, None) => {
+                let versions =
+                    client.adapter_versions(name, &PageQuery { after: None, limit: Some(100) }).await?;
+                printer.result(&versions, || version_table(&versions.data));
+            }
+        },
+        AdaptersCommand::Download { adapter, out } => {
+            let (name, number) = parse(&adapter)?;
+            let number = match number {
+                Some(number) => number,
+                None => client.adapter(name).await?.latest_version,
+            };
+            let folder = out.unwrap_or_else(|| PathBuf::from(format!("{name}-v{number}")));
+            download(client, name, number, &folder).await?;
+            let shown = json!({"adapter": name, "version": number, "folder": folder});
+            printer.result(&shown, || folder.display().to_string());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `support` or `support@7`
+fn parse(text: &str) -> anyhow::Result<(&str, Option<i32>)> {
+    let Some((name, number)) = text.split_once('@') else { return Ok((text, None)) };
+    match number.parse() {
+        Ok(number) if number > 0 => Ok((name, Some(number))),
+        _ => bail!("`{text}` is no version; write it as `support@7`"),
+    }
+}
+
+fn version_table(versions: &[AdapterVersion]) -> String {
+    let rows = versions.iter().map(|version| {
+        vec![
+            version.reference.clone(),
+            version.base_model.clone(),
+            bytes(version.bytes.unsigned_abs()),
+            version.digest.chars().take(12).collect(),
+            version.job_id.map_or_else(|| "-".to_owned(), |job| job.to_string()),
+            ago(version.created_at),
+        ]
+    });
+    table(&["version", "base model", "size", "digest", "job", "created"], rows.collect())
+}
+
+fn show_version(version: &AdapterVersion, printer: Printer) {
+    printer.result(version, || {
+        let manifest = serde_json::to_string_pretty(&version.manifest).unwrap_or_default();
+        let shown = details(&[
+            ("version", version.reference.clone()),
+            ("id", version.id.to_string()),
+            ("base model", version.base_model.clone()),
+            ("digest", version.digest.clone()),
+            ("size", bytes(version.bytes.unsigned_abs())),
+            ("job", version.job_id.map_or_else(|| "-".to_owned(), |job| job.to_string())),
+            ("created", ago(version.created_at)),
+        ]);
+        format!("{shown}\nmanifest  {manifest}")
+    });
+}
+
+/// Makes `folder` a PEFT folder: whole, or not there at all.
+pub(super) async fn download(client: &ApiClient, name: &str, number: i32, folder: &Path) -> anyhow::Result<()> {
+    if folder.exists() {
+        bail!("{} exists already; choose another folder with --out", folder.display());
+    }
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    let staging = tempfile::Builder::new().prefix(".download-").tempdir_in(parent);
+    let staging = staging.with_context(|| format!("cannot write into {}", parent.display()))?;
+    let archive = staging.path().join("adapter.tar");
+    client.download_adapter(name, number, &archive).await?;
+    let unpacked = staging.path().join("adapter");
+    let (from, to) = (archive.clone(), unpacked.clone());
+    tokio::task::spawn_blocking(move || unpack(&from, &to)).await.context("cannot unpack the archive")??;
+    std::fs::rename(&unpacked, folder).with_context(|| format!("cannot create {}", folder.display()))
+}
+
+/// Takes plain files only, whatever folder the archive puts them in.
+fn unpack(archive: &Path, folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let file = std::fs::File::open(archive).with_context(|| format!("cannot open {}", archive.display()))?;
+    let mut count = 0;
+    for entry in tar::Archive::new(file).entries().context("the archive is damaged")? {
+        let mut entry = entry.context("the archive is damaged")?;
+        if !entry.header().entry_type().is_file() {
+            continue;
+        }
+        let path = entry.path().context("the archive is damaged")?.into_owned();
+        let name = path.file_name().context("the archive holds a file without a name")?;
+        entry.unpack(folder.join(name)).with_context(|| format!("cannot unpack {}", path.display()))?;
+        count += 1;
+    }
+    if count == 0 {
+        bail!("the archive is empty");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn versions_are_read_and_nothing_else() {
+        assert_eq!(parse("support").unwrap(), ("support", None));
+        assert_eq!(parse("support@7").unwrap(), ("support", Some(7)));
+        for wrong in ["support@", "support@x", "support@0", "support@-1"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_archive_cannot_write_outside_its_folder() {
+        let place = tempfile::tempdir().unwrap();
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(2);
+        header.set_mode(0o644);
+        let name = b"../../escaped.json";
+        header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name);
+        header.set_cksum();
+        builder.append(&header, &b"{}"[..]).unwrap();
+        let archive = place.path().join("a.tar");
+        std::fs::write(&archive, builder.into_inner().unwrap()).unwrap();
+        let folder = place.path().join("deep");
+        unpack(&archive, &folder).unwrap();
+        assert!(folder.join("escaped.json").is_file());
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 2);
+    }
+}
