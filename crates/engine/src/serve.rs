@@ -103,11 +103,12 @@ async fn run(
         if ending(endings).await == Ending::Drain {
             tracing::info!(seconds = drain.as_secs(), "draining");
             tokio::time::sleep(drain).await;
+            tracing::warn!("ending without the requests that still run");
         }
     };
     tokio::select! {
         outcome = server.into_future() => outcome.context("the server failed")?,
-        () = deadline => tracing::info!("ending without the requests that still run"),
+        () = deadline => {}
     }
     Ok(Some(thread))
 }
