@@ -12,7 +12,9 @@ struct Possessions {
 
 impl Possessions {
     async fn make(owner: &Client) -> Self {
-        let model = owner.register_base_model("tiny", &crate::support::tiny_base_model()).await;
+        let model = owner
+            .register_base_model("tiny", &crate::support::tiny_base_model())
+            .await;
         let dataset = owner.upload("secret-data", &chat_lines(20)).await;
         let request = train_request(dataset["id"].as_str().unwrap(), "secret-adapter", 4, 2);
         let job = owner.post("/v1/jobs", &request).await.ok();
@@ -20,7 +22,10 @@ impl Possessions {
         assert_eq!(job["status"], "succeeded", "{job}");
         let deployment = json!({"name": "secret-deployment", "base_model": "tiny"});
         let deployment = owner.post("/v1/deployments", &deployment).await.ok();
-        let key = owner.post("/v1/api-keys", &json!({"name": "secret-key"})).await.ok();
+        let key = owner
+            .post("/v1/api-keys", &json!({"name": "secret-key"}))
+            .await
+            .ok();
         let text = |value: &Value| value["id"].as_str().unwrap().to_owned();
         Self {
             ids: vec![
@@ -50,14 +55,19 @@ impl Possessions {
                 }
                 let collection = segments[index - 1];
                 let known = self.ids.iter().find(|(name, _)| *name == collection);
-                &known.unwrap_or_else(|| panic!("teach this test what {path} names")).1
+                &known
+                    .unwrap_or_else(|| panic!("teach this test what {path} names"))
+                    .1
             })
             .collect();
         filled.join("/")
     }
 
     fn appear_in(&self, text: &str) -> bool {
-        let telling = self.ids.iter().filter(|(_, id)| id.len() > 10 && id != "config.json");
+        let telling = self
+            .ids
+            .iter()
+            .filter(|(_, id)| id.len() > 10 && id != "config.json");
         telling.into_iter().any(|(_, id)| text.contains(id.as_str()))
     }
 }
@@ -103,7 +113,12 @@ async fn every_operation_hides_what_belongs_to_another_organization() {
         if PUBLIC.contains(&path.as_str()) {
             continue;
         }
-        for method in operations.as_object().unwrap().keys().filter(|key| key.as_str() != "parameters") {
+        for method in operations
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|key| key.as_str() != "parameters")
+        {
             let target = possessions.fill(path);
             let operation = format!("{method} {path}");
             let method = method.to_uppercase();
@@ -113,7 +128,9 @@ async fn every_operation_hides_what_belongs_to_another_organization() {
                 assert_eq!(answer.status, 401, "{operation}: {}", answer.body);
                 answer.error_code();
             }
-            let answer = stranger.send(stranger.request(&method, &target).json(&body)).await;
+            let answer = stranger
+                .send(stranger.request(&method, &target).json(&body))
+                .await;
             let creates = ["/v1/api-keys", "/v1/base-models"].contains(&path.as_str()) && method == "POST";
             let names_it = path.contains('{') || (method == "POST" && !creates && path != "/v1/datasets");
             if names_it {
@@ -122,7 +139,11 @@ async fn every_operation_hides_what_belongs_to_another_organization() {
             }
             // An error may repeat what the caller itself said, but nothing else.
             if !names_it {
-                assert!(!possessions.appear_in(&answer.body.to_string()), "{operation}: {}", answer.body);
+                assert!(
+                    !possessions.appear_in(&answer.body.to_string()),
+                    "{operation}: {}",
+                    answer.body
+                );
             }
             tried += 1;
         }
@@ -134,9 +155,15 @@ async fn every_operation_hides_what_belongs_to_another_organization() {
 }
 
 async fn revoked_key(caller: &Client) -> Client {
-    let key = caller.post("/v1/api-keys", &json!({"name": "short-lived"})).await.ok();
+    let key = caller
+        .post("/v1/api-keys", &json!({"name": "short-lived"}))
+        .await
+        .ok();
     let client = caller.with_token(key["secret"].as_str());
     client.get("/v1/jobs").await.ok();
-    caller.delete(&format!("/v1/api-keys/{}", key["id"].as_str().unwrap())).await.ok();
+    caller
+        .delete(&format!("/v1/api-keys/{}", key["id"].as_str().unwrap()))
+        .await
+        .ok();
     client
 }

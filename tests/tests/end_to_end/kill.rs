@@ -9,20 +9,36 @@ const STEPS: u64 = 900;
 
 /// sha256 of the weights of version 1 of `adapter`.
 async fn weights(client: &Client, adapter: &str) -> Value {
-    let version = client.get(&format!("/v1/adapters/{adapter}/versions/1")).await.ok();
+    let version = client
+        .get(&format!("/v1/adapters/{adapter}/versions/1"))
+        .await
+        .ok();
     let files = version["files"].as_array().unwrap();
-    files.iter().find(|file| file["name"] == "adapter_model.safetensors").unwrap()["sha256"].clone()
+    files
+        .iter()
+        .find(|file| file["name"] == "adapter_model.safetensors")
+        .unwrap()["sha256"]
+        .clone()
 }
 
 async fn train(client: &Client, adapter: &str) -> String {
-    let job = client.post("/v1/jobs", &train_request("data", adapter, STEPS, 40)).await.ok();
+    let job = client
+        .post("/v1/jobs", &train_request("data", adapter, STEPS, 40))
+        .await
+        .ok();
     job["id"].as_str().unwrap().to_owned()
 }
 
 async fn assert_resumed(client: &Client, job: &str) {
     let job = client.finish(job).await;
     assert_eq!(job["status"], "succeeded", "{job}");
-    let events = client.get(&format!("/v1/jobs/{}/events?limit=100", job["id"].as_str().unwrap())).await.ok();
+    let events = client
+        .get(&format!(
+            "/v1/jobs/{}/events?limit=100",
+            job["id"].as_str().unwrap()
+        ))
+        .await
+        .ok();
     assert!(events.to_string().contains("resumed"), "{events}");
 }
 

@@ -6,8 +6,15 @@ use crate::support::executable;
 
 #[test]
 fn the_committed_document_is_fresh() {
-    let output = Command::new(executable("tunesmith")).arg("openapi").output().unwrap();
+    let output = Command::new(executable("tunesmith"))
+        .arg("openapi")
+        .output()
+        .unwrap();
     assert!(output.status.success());
-    let committed = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi/openapi.json")).unwrap();
-    assert!(String::from_utf8(output.stdout).unwrap() == committed, "openapi/openapi.json is stale; run `make openapi`");
+    let committed =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../openapi/openapi.json")).unwrap();
+    assert!(
+        String::from_utf8(output.stdout).unwrap() == committed,
+        "openapi/openapi.json is stale; run `make openapi`"
+    );
 }

@@ -6,7 +6,8 @@ use sha2::{Digest, Sha256};
 
 use crate::support::{Platform, resident_bytes, wait_until};
 
-const LINE: &str = "{\"messages\":[{\"role\":\"user\",\"content\":\"PAD\"},{\"role\":\"assistant\",\"content\":\"yes\"}]}\n";
+const LINE: &str =
+    "{\"messages\":[{\"role\":\"user\",\"content\":\"PAD\"},{\"role\":\"assistant\",\"content\":\"yes\"}]}\n";
 
 #[tokio::test]
 async fn memory_does_not_grow_with_the_upload() {
@@ -18,9 +19,12 @@ async fn memory_does_not_grow_with_the_upload() {
     let blocks = 256;
     let mut hasher = Sha256::new();
     (0..blocks).for_each(|_| hasher.update(&block));
-    let body = futures::stream::iter((0..blocks).map(move |_| Ok::<_, std::io::Error>(block.clone()))).boxed();
+    let body =
+        futures::stream::iter((0..blocks).map(move |_| Ok::<_, std::io::Error>(block.clone()))).boxed();
     let request = platform.client.request("POST", "/v1/datasets?name=large");
-    let request = request.header("content-type", "application/jsonl").body(reqwest::Body::wrap_stream(body));
+    let request = request
+        .header("content-type", "application/jsonl")
+        .body(reqwest::Body::wrap_stream(body));
     let sending = tokio::spawn(request.send());
     let mut most = before;
     while !sending.is_finished() {
@@ -36,10 +40,15 @@ async fn memory_does_not_grow_with_the_upload() {
     let path = format!("/v1/datasets/{}", dataset["id"].as_str().unwrap());
     let validated = wait_until("the validation", || async {
         let dataset = platform.client.get(&path).await.ok();
-        most = most.max(resident_bytes(platform.pid()));
         (dataset["status"] != "validating").then_some(dataset)
     })
     .await;
+    let after = resident_bytes(platform.pid());
+    assert!(
+        after < before + (64 << 20),
+        "validation grew by {} MiB",
+        (after - before) >> 20
+    );
     assert_eq!(validated["status"], "valid", "{validated}");
     assert_eq!(validated["examples"], 250 * blocks);
     platform.stop().await;
@@ -53,7 +62,9 @@ async fn an_upload_that_breaks_off_leaves_nothing_visible() {
         Err(std::io::Error::other("the client went away")),
     ]);
     let request = platform.client.request("POST", "/v1/datasets?name=broken");
-    let request = request.header("content-type", "application/jsonl").body(reqwest::Body::wrap_stream(broken));
+    let request = request
+        .header("content-type", "application/jsonl")
+        .body(reqwest::Body::wrap_stream(broken));
     assert!(request.send().await.is_err());
     let list = platform.client.get("/v1/datasets").await.ok();
     assert_eq!(list["data"].as_array().unwrap().len(), 0, "{list}");

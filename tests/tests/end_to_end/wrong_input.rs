@@ -46,36 +46,128 @@ async fn assert_table(client: &Client) {
         request
     };
     let absent = "job_00000000000070008000000000000000";
+    let absent_job = format!("/v1/jobs/{absent}");
+    let job_as_dataset = format!("/v1/datasets/{absent}");
     let table: Vec<(&str, &str, &str, Value, u16)> = vec![
-        ("unknown base model", "POST", "/v1/jobs", job("nothing", "good", "x"), 404),
-        ("unknown dataset", "POST", "/v1/jobs", job("tiny", "nothing", "x"), 404),
-        ("invalid dataset", "POST", "/v1/jobs", job("tiny", "bad", "x"), 400),
-        ("wrong adapter name", "POST", "/v1/jobs", job("tiny", "good", "../x"), 400),
+        (
+            "unknown base model",
+            "POST",
+            "/v1/jobs",
+            job("nothing", "good", "x"),
+            404,
+        ),
+        (
+            "unknown dataset",
+            "POST",
+            "/v1/jobs",
+            job("tiny", "nothing", "x"),
+            404,
+        ),
+        (
+            "invalid dataset",
+            "POST",
+            "/v1/jobs",
+            job("tiny", "bad", "x"),
+            400,
+        ),
+        (
+            "wrong adapter name",
+            "POST",
+            "/v1/jobs",
+            job("tiny", "good", "../x"),
+            400,
+        ),
         ("no body", "POST", "/v1/jobs", Value::Null, 400),
-        ("unknown job", "GET", &format!("/v1/jobs/{absent}"), Value::Null, 404),
+        ("unknown job", "GET", &absent_job, Value::Null, 404),
         ("malformed id", "GET", "/v1/jobs/42", Value::Null, 404),
-        ("id of another kind", "GET", &format!("/v1/datasets/{absent}"), Value::Null, 404),
+        ("id of another kind", "GET", &job_as_dataset, Value::Null, 404),
         ("limit too large", "GET", "/v1/jobs?limit=1000", Value::Null, 400),
         ("limit is text", "GET", "/v1/jobs?limit=many", Value::Null, 400),
-        ("cursor is no id", "GET", "/v1/jobs?after=yesterday", Value::Null, 400),
+        (
+            "cursor is no id",
+            "GET",
+            "/v1/jobs?after=yesterday",
+            Value::Null,
+            400,
+        ),
         ("unknown path", "GET", "/v1/nothing", Value::Null, 404),
         ("wrong method", "DELETE", "/v1/jobs", Value::Null, 405),
-        ("unknown model", "POST", "/v1/chat/completions", json!({"model": "nothing", "messages": [{"role": "user", "content": "x"}]}), 404),
-        ("no messages", "POST", "/v1/chat/completions", json!({"model": "tiny", "messages": []}), 400),
-        ("temperature", "POST", "/v1/chat/completions", json!({"model": "tiny", "messages": [{"role": "user", "content": "x"}], "temperature": 9}), 400),
-        ("prompt over the context", "POST", "/v1/chat/completions", json!({"model": "tiny", "messages": [{"role": "user", "content": "x ".repeat(5000)}]}), 400),
-        ("deployment of an unknown base", "POST", "/v1/deployments", json!({"name": "d", "base_model": "nothing"}), 404),
-        ("weak password", "POST", "/v1/auth/signup", json!({"email": "a@example.com", "password": "1", "organization_name": "a"}), 400),
-        ("no e-mail address", "POST", "/v1/auth/signup", json!({"email": "a", "password": "long enough password", "organization_name": "a"}), 400),
-        ("wrong password", "POST", "/v1/auth/login", json!({"email": "a@example.com", "password": "wrong password"}), 401),
+        (
+            "unknown model",
+            "POST",
+            "/v1/chat/completions",
+            json!({"model": "nothing", "messages": [{"role": "user", "content": "x"}]}),
+            404,
+        ),
+        (
+            "no messages",
+            "POST",
+            "/v1/chat/completions",
+            json!({"model": "tiny", "messages": []}),
+            400,
+        ),
+        (
+            "temperature",
+            "POST",
+            "/v1/chat/completions",
+            json!({"model": "tiny", "messages": [{"role": "user", "content": "x"}], "temperature": 9}),
+            400,
+        ),
+        (
+            "prompt over the context",
+            "POST",
+            "/v1/chat/completions",
+            json!({"model": "tiny", "messages": [{"role": "user", "content": "x ".repeat(5000)}]}),
+            400,
+        ),
+        (
+            "deployment of an unknown base",
+            "POST",
+            "/v1/deployments",
+            json!({"name": "d", "base_model": "nothing"}),
+            404,
+        ),
+        (
+            "weak password",
+            "POST",
+            "/v1/auth/signup",
+            json!({"email": "a@example.com", "password": "1", "organization_name": "a"}),
+            400,
+        ),
+        (
+            "no e-mail address",
+            "POST",
+            "/v1/auth/signup",
+            json!({"email": "a", "password": "long enough password", "organization_name": "a"}),
+            400,
+        ),
+        (
+            "wrong password",
+            "POST",
+            "/v1/auth/login",
+            json!({"email": "a@example.com", "password": "wrong password"}),
+            401,
+        ),
     ];
     for (what, method, path, body, status) in table {
         let request = client.request(method, path);
-        let request = if body.is_null() { request } else { request.json(&body) };
+        let request = if body.is_null() {
+            request
+        } else {
+            request.json(&body)
+        };
         let answer = client.send(request).await;
         assert_eq!(answer.status, status, "{what}: {}", answer.body);
-        assert!(!answer.error_code().is_empty(), "{what} has a code: {}", answer.body);
-        assert!(answer.body["error"]["message"].as_str().unwrap().len() > 10, "{what}: {}", answer.body);
+        assert!(
+            !answer.error_code().is_empty(),
+            "{what} has a code: {}",
+            answer.body
+        );
+        assert!(
+            answer.body["error"]["message"].as_str().unwrap().len() > 10,
+            "{what}: {}",
+            answer.body
+        );
         assert!(answer.headers.contains_key("x-request-id"), "{what}");
     }
 }
@@ -95,9 +187,19 @@ async fn a_bad_dataset_is_kept_with_a_report_of_each_line() {
     ];
     let dataset = platform.client.upload("mixed", &lines.join("\n")).await;
     assert_eq!(dataset["status"], "invalid", "{dataset}");
-    let report = platform.client.get(&format!("/v1/datasets/{}/report", dataset["id"].as_str().unwrap())).await.ok();
+    let report = platform
+        .client
+        .get(&format!(
+            "/v1/datasets/{}/report",
+            dataset["id"].as_str().unwrap()
+        ))
+        .await
+        .ok();
     let errors = report["errors"].as_array().unwrap();
-    let reported: Vec<u64> = errors.iter().map(|error| error["line"].as_u64().unwrap()).collect();
+    let reported: Vec<u64> = errors
+        .iter()
+        .map(|error| error["line"].as_u64().unwrap())
+        .collect();
     for line in 2..=7 {
         assert!(reported.contains(&line), "line {line} is missing: {report}");
     }

@@ -4,97 +4,130 @@ use serde_json::Value;
 
 /// One caller.
 #[derive(Clone)]
-pub struct Client {
+pub(crate) struct Client {
     http: reqwest::Client,
-    pub url: String,
+    pub(crate) url: String,
     token: Option<String>,
 }
 
 /// Status, headers and JSON body of an answer.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: reqwest::header::HeaderMap,
-    pub body: Value,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Value,
 }
 
 impl Answer {
     /// The body of an answer that must be a success.
     #[track_caller]
-    pub fn ok(self) -> Value {
-        assert!((200..300).contains(&self.status), "{}: {}", self.status, self.body);
+    pub(crate) fn ok(self) -> Value {
+        assert!(
+            (200..300).contains(&self.status),
+            "{}: {}",
+            self.status,
+            self.body
+        );
         self.body
     }
 
     /// `error.code` of an answer that must be an error in OpenAI's shape.
     #[track_caller]
-    pub fn error_code(&self) -> &str {
+    pub(crate) fn error_code(&self) -> &str {
         for key in ["message", "type", "param", "code"] {
-            assert!(self.body["error"].get(key).is_some(), "{key} is missing: {}", self.body);
+            assert!(
+                self.body["error"].get(key).is_some(),
+                "{key} is missing: {}",
+                self.body
+            );
         }
         self.body["error"]["code"].as_str().unwrap_or("")
     }
 }
 
 impl Client {
-    pub fn new(url: &str, token: Option<&str>) -> Self {
-        Self { http: reqwest::Client::new(), url: url.to_owned(), token: token.map(ToOwned::to_owned) }
+    pub(crate) fn new(url: &str, token: Option<&str>) -> Self {
+        Self {
+            http: reqwest::Client::new(),
+            url: url.to_owned(),
+            token: token.map(ToOwned::to_owned),
+        }
     }
 
     /// The same server, another caller.
-    pub fn with_token(&self, token: Option<&str>) -> Self {
-        Self { token: token.map(ToOwned::to_owned), ..self.clone() }
+    pub(crate) fn with_token(&self, token: Option<&str>) -> Self {
+        Self {
+            token: token.map(ToOwned::to_owned),
+            ..self.clone()
+        }
     }
 
     /// A new organization and its owner.
-    pub async fn sign_up(&self, name: &str) -> Self {
+    pub(crate) async fn sign_up(&self, name: &str) -> Self {
         let body = serde_json::json!({
             "email": format!("{name}@example.com"), "password": "correct horse battery staple", "organization_name": name,
         });
         let answer = self.with_token(None).post("/v1/auth/signup", &body).await.ok();
-        self.with_token(answer["tokens"]["access_token"].as_str().or(answer["access_token"].as_str()))
+        self.with_token(
+            answer["tokens"]["access_token"]
+                .as_str()
+                .or(answer["access_token"].as_str()),
+        )
     }
 
     /// A request of any kind; the caller's credentials go with it.
-    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
-        let request = self.http.request(method.parse().unwrap(), format!("{}{path}", self.url));
+    pub(crate) fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let request = self
+            .http
+            .request(method.parse().unwrap(), format!("{}{path}", self.url));
         match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
         }
     }
 
-    pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
         let response = request.send().await.unwrap();
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         let text = response.text().await.unwrap();
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Answer { status, headers, body }
+        Answer {
+            status,
+            headers,
+            body,
+        }
     }
 
-    pub async fn get(&self, path: &str) -> Answer {
+    pub(crate) async fn get(&self, path: &str) -> Answer {
         self.send(self.request("GET", path)).await
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
         self.send(self.request("POST", path).json(body)).await
     }
 
-    pub async fn delete(&self, path: &str) -> Answer {
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
         self.send(self.request("DELETE", path)).await
     }
 
-    pub async fn bytes(&self, path: &str) -> Vec<u8> {
+    pub(crate) async fn bytes(&self, path: &str) -> Vec<u8> {
         let response = self.request("GET", path).send().await.unwrap();
         assert!(response.status().is_success(), "{path}: {}", response.status());
         response.bytes().await.unwrap().to_vec()
     }
 
     /// Uploads a dataset and waits for its report.
-    pub async fn upload(&self, name: &str, lines: &str) -> Value {
+    pub(crate) async fn upload(&self, name: &str, lines: &str) -> Value {
         let request = self.request("POST", &format!("/v1/datasets?name={name}"));
-        let answer = self.send(request.header("content-type", "application/jsonl").body(lines.to_owned())).await.ok();
+        let answer = self
+            .send(
+                request
+                    .header("content-type", "application/jsonl")
+                    .body(lines.to_owned()),
+            )
+            .await
+            .ok();
         let path = format!("/v1/datasets/{}", answer["id"].as_str().unwrap());
         super::wait_until("the validation report", || async {
             let dataset = self.get(&path).await.ok();
@@ -104,8 +137,11 @@ impl Client {
     }
 
     /// Uploads every file of a folder in Hugging Face layout as the base model `name`.
-    pub async fn register_base_model(&self, name: &str, folder: &std::path::Path) -> Value {
-        let model = self.post("/v1/base-models", &serde_json::json!({"name": name})).await.ok();
+    pub(crate) async fn register_base_model(&self, name: &str, folder: &std::path::Path) -> Value {
+        let model = self
+            .post("/v1/base-models", &serde_json::json!({"name": name}))
+            .await
+            .ok();
         let id = model["id"].as_str().unwrap();
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -113,20 +149,24 @@ impl Client {
             let request = self.request("PUT", &format!("/v1/base-models/{id}/files/{file}"));
             self.send(request.body(std::fs::read(&path).unwrap())).await.ok();
         }
-        self.post(&format!("/v1/base-models/{id}/complete"), &serde_json::json!({})).await.ok()
+        self.post(&format!("/v1/base-models/{id}/complete"), &serde_json::json!({}))
+            .await
+            .ok()
     }
 
     /// Waits for a final state.
-    pub async fn finish(&self, job: &str) -> Value {
+    pub(crate) async fn finish(&self, job: &str) -> Value {
         super::wait_until("the job's end", || async {
             let job = self.get(&format!("/v1/jobs/{job}")).await.ok();
-            ["succeeded", "failed", "cancelled"].contains(&job["status"].as_str().unwrap()).then_some(job)
+            ["succeeded", "failed", "cancelled"]
+                .contains(&job["status"].as_str().unwrap())
+                .then_some(job)
         })
         .await
     }
 
     /// Waits until `steps` optimizer steps are done.
-    pub async fn reach_step(&self, job: &str, steps: u64) {
+    pub(crate) async fn reach_step(&self, job: &str, steps: u64) {
         super::wait_until("the job's progress", || async {
             let job = self.get(&format!("/v1/jobs/{job}")).await.ok();
             assert!(job["error"].is_null(), "{job}");

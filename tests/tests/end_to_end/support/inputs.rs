@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 /// The folder of a seeded Llama with two layers, made by `scripts/parity`.
-pub fn tiny_base_model() -> PathBuf {
+pub(crate) fn tiny_base_model() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../crates/model/tests/golden/llama/base")
 }
 
 /// `count` different chat examples.
-pub fn chat_lines(count: usize) -> String {
+pub(crate) fn chat_lines(count: usize) -> String {
     (0..count)
         .map(|number| {
             let line = json!({"messages": [
@@ -23,7 +23,7 @@ pub fn chat_lines(count: usize) -> String {
 }
 
 /// A job request of `steps` quick steps.
-pub fn train_request(dataset: &str, adapter: &str, steps: u64, checkpoint_every: u64) -> Value {
+pub(crate) fn train_request(dataset: &str, adapter: &str, steps: u64, checkpoint_every: u64) -> Value {
     json!({
         "base_model": "tiny", "dataset": dataset, "adapter": adapter,
         "hyperparameters": {

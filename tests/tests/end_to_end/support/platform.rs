@@ -12,16 +12,16 @@ use super::{Client, executable, is_alive, kill_hard, processes_in, terminate, wa
 const QUICK_LEASES: [&str; 2] = ["--lease-profile", "test"];
 
 /// A running `tunesmith up` with its own data directory.
-pub struct Platform {
+pub(crate) struct Platform {
     child: Child,
     folder: Option<TempDir>,
-    pub data_dir: PathBuf,
-    pub client: Client,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) client: Client,
 }
 
 impl Platform {
     /// A fresh platform.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut platform = Self::start_in(folder.path()).await;
         platform.folder = Some(folder);
@@ -29,14 +29,17 @@ impl Platform {
     }
 
     /// A fresh platform on which the tiny base model is registered as `tiny`.
-    pub async fn start_with_tiny_model() -> Self {
+    pub(crate) async fn start_with_tiny_model() -> Self {
         let platform = Self::start().await;
-        platform.client.register_base_model("tiny", &super::tiny_base_model()).await;
+        platform
+            .client
+            .register_base_model("tiny", &super::tiny_base_model())
+            .await;
         platform
     }
 
     /// A platform on the data directory `folder`, new or used.
-    pub async fn start_in(folder: &Path) -> Self {
+    pub(crate) async fn start_in(folder: &Path) -> Self {
         let ready_file = folder.join("ready.json");
         let _ = std::fs::remove_file(&ready_file);
         let child = up_command(folder).spawn().unwrap();
@@ -48,7 +51,11 @@ impl Platform {
         };
         let ready: Value = wait_until("the platform", || {
             let exited = platform.child.try_wait().unwrap();
-            assert!(exited.is_none(), "tunesmith up ended early: {exited:?}\n{}", platform.log());
+            assert!(
+                exited.is_none(),
+                "tunesmith up ended early: {exited:?}\n{}",
+                platform.log()
+            );
             let text = std::fs::read_to_string(&ready_file).ok();
             async move { serde_json::from_str(&text?).ok() }
         })
@@ -57,23 +64,23 @@ impl Platform {
         platform
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// What the platform wrote to stderr.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.data_dir.join("up.log")).unwrap_or_default()
     }
 
     /// Ctrl-C's gentle sister; waits for the end and checks that nothing stays behind.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         terminate(self.child.id());
         self.assert_ends_alone().await;
     }
 
     /// kill -9; all children must follow.
-    pub async fn kill(mut self) {
+    pub(crate) async fn kill(mut self) {
         kill_hard(self.child.id());
         self.assert_ends_alone().await;
     }
@@ -101,7 +108,7 @@ impl Drop for Platform {
         if std::thread::panicking() {
             let log = self.log();
             let tail: Vec<&str> = log.lines().rev().take(60).collect();
-            tail.into_iter().rev().for_each(|line| super::super::support::platform::write_line(line));
+            tail.into_iter().rev().for_each(write_line);
         }
     }
 }
@@ -113,8 +120,12 @@ fn write_line(line: &str) {
 }
 
 /// `tunesmith up` on `folder`, its words in `up.log`.
-pub fn up_command(folder: &Path) -> Command {
-    let log = std::fs::File::options().create(true).append(true).open(folder.join("up.log")).unwrap();
+pub(crate) fn up_command(folder: &Path) -> Command {
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("up.log"))
+        .unwrap();
     let mut command = Command::new(executable("tunesmith"));
     command
         .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
@@ -127,9 +138,4 @@ pub fn up_command(folder: &Path) -> Command {
         .stdout(log.try_clone().unwrap())
         .stderr(log);
     command
-}
-
-/// `tunesmith api` and `tunesmith worker` as processes of their own, on a database and an S3 server of the test.
-pub struct Parts {
-    _folder: TempDir,
 }
