@@ -13,6 +13,8 @@
 use std::ops::Range;
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use crate::chat::{Message, Role};
 use crate::example::Example;
 use crate::template::{ChatTemplate, Rendered, TemplateError};
@@ -162,15 +164,16 @@ impl Encoder {
         Ok(mask(encoded, &draft.supervised, draft.edge))
     }
 
-    /// Tokens and masks of many examples, tokenized on all cores.
+    /// Tokens and masks of many examples, rendered and tokenized on all cores.
     ///
     /// # Errors
     /// The place of the first example that fails, and why.
     pub fn encode_batch(&self, examples: &[Example]) -> Result<Vec<Sequence>, (usize, EncodeError)> {
         let mut texts = Vec::with_capacity(examples.len());
         let mut spans = Vec::with_capacity(examples.len());
-        for (place, example) in examples.iter().enumerate() {
-            let draft = self.draft(example).map_err(|error| (place, error))?;
+        let drafts: Vec<_> = examples.par_iter().map(|example| self.draft(example)).collect();
+        for (place, draft) in drafts.into_iter().enumerate() {
+            let draft = draft.map_err(|error| (place, error))?;
             texts.push((draft.text, draft.add_special));
             spans.push((draft.supervised, draft.edge));
         }

@@ -108,6 +108,11 @@ fn read(
         path: path.to_path_buf(),
         source,
     })?;
+    if report.lines == 0 {
+        return Err(TrainError::NoExamples {
+            path: path.to_path_buf(),
+        });
+    }
     if corpus.is_empty() {
         return Err(TrainError::NothingSupervised {
             path: path.to_path_buf(),

@@ -40,6 +40,12 @@ pub enum TrainError {
         #[source]
         source: CorpusError,
     },
+    /// The data has no line with an example.
+    #[error("{path} has no examples", path = path.display())]
+    NoExamples {
+        /// The file.
+        path: PathBuf,
+    },
     /// No token of the data would count in the loss.
     #[error(
         "nothing in {path} would be learnt: of {examples} examples, {unsupervised} have no supervised token within \
@@ -122,6 +128,9 @@ pub enum TrainError {
     /// The arguments contradict each other.
     #[error("{0}")]
     Arguments(String),
+    /// A defect of this program, or of LibTorch.
+    #[error("this should not have happened, please report it: {0}")]
+    Internal(String),
     /// A tokenizer cannot be made.
     #[error("the tokenizer cannot be made: {0}")]
     Vocabulary(String),
@@ -142,6 +151,7 @@ impl TrainError {
                 CorpusError::Encode { source, .. } => text_code(source),
                 CorpusError::OverLong { .. } => "example_too_long",
             },
+            Self::NoExamples { .. } => "invalid_dataset",
             Self::NothingSupervised { .. } => "nothing_supervised",
             Self::TokenizerMismatch { .. } => "tokenizer_mismatch",
             Self::NonFinite { .. } => "non_finite_loss",
@@ -150,6 +160,7 @@ impl TrainError {
             Self::CheckpointsExist { .. } => "checkpoints_exist",
             Self::Device { .. } => "device_unavailable",
             Self::Output { .. } => "output_unwritable",
+            Self::Internal(_) => "internal_error",
             Self::Vocabulary(_) => "tokenizer_invalid",
         }
     }

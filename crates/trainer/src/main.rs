@@ -1,6 +1,8 @@
 //! `tunesmith-trainer`: exit code 0 when finished or stopped on a command, 1 on failure, 2 on wrong usage.
 
+use std::any::Any;
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -48,13 +50,22 @@ fn run_training(args: &TrainArgs, cuda: CudaLibrary) -> ExitCode {
     } else {
         StopRequest::default()
     };
-    match train(args, &stop, &mut reporter) {
+    // Some of LibTorch's refusals arrive as panics; the supervisor must hear of them too.
+    let guarded = AssertUnwindSafe(|| train(args, &stop, &mut reporter));
+    let result = catch_unwind(guarded).unwrap_or_else(|panic| Err(TrainError::Internal(words_of(&*panic))));
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             reporter.failed(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
+    words.unwrap_or("a panic").to_owned()
 }
 
 fn by_hand(result: Result<(), TrainError>) -> ExitCode {

@@ -117,8 +117,8 @@ fn table() -> Vec<(Spoil, &'static str, &'static str)> {
             |job| {
                 job.set_file("data", "\n\n");
             },
-            "nothing_supervised",
-            "0 examples",
+            "invalid_dataset",
+            "no examples",
         ),
         (
             |job| {
