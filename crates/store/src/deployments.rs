@@ -5,6 +5,7 @@ use tunesmith_types::{
     ids::{BaseModelId, DeploymentId, OrganizationId, UserId},
     list::Page,
     names::ResourceName,
+    states::RevisionState,
 };
 use uuid::Uuid;
 
@@ -66,7 +67,9 @@ impl DeploymentRow {
             last_number: self.last_number,
             created_by: self.created_by.map(UserId::from_uuid),
             created_at: self.created_at,
-            active: mine().find(|revision| revision.is_active()).cloned(),
+            active: mine()
+                .find(|revision| revision.state == RevisionState::Active)
+                .cloned(),
             latest: mine()
                 .find(|revision| revision.number == self.last_number)
                 .cloned(),

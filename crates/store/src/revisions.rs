@@ -54,14 +54,6 @@ pub struct Revision {
     pub ended_at: Option<DateTime<Utc>>,
 }
 
-impl Revision {
-    /// Whether it answers.
-    #[must_use]
-    pub fn is_active(&self) -> bool {
-        self.state == RevisionState::Active
-    }
-}
-
 struct RevisionRow {
     id: Uuid,
     deployment_id: Uuid,

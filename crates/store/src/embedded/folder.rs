@@ -159,33 +159,34 @@ impl Folder {
     /// A process id that belongs to another program by now, after a restart of the machine, is forgotten.
     pub(super) async fn await_orphan(&self) -> Result<(), EmbeddedError> {
         let place = self.cluster().join("postmaster.pid");
+        let Some(pid) = read_pid(&place) else {
+            return Ok(());
+        };
+        match working_folder(pid) {
+            // It has ended (which PostgreSQL sees for itself), or this is no Linux.
+            None => Ok(()),
+            Some(folder) if folder == self.cluster() => self.outlive(pid).await,
+            Some(_) => match fs::remove_file(&place) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    Err(EmbeddedError::file("remove", &place, source))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Waits until the server has ended; it removes its own file a moment before.
+    async fn outlive(&self, pid: i32) -> Result<(), EmbeddedError> {
+        tracing::info!(pid, "waiting for the postgres server of a killed instance to end");
+        // The signal of its parent's death may have come before it listened.
+        let _: nix::Result<()> = kill(Pid::from_raw(pid), Signal::SIGINT);
         let begun = Instant::now();
-        let mut told = false;
-        while let Some(pid) = read_pid(&place) {
-            match working_folder(pid) {
-                // It has ended (which PostgreSQL sees for itself), or this is no Linux.
-                None => return Ok(()),
-                Some(folder) if folder != self.cluster() => {
-                    return match fs::remove_file(&place) {
-                        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                            Err(EmbeddedError::file("remove", &place, source))
-                        }
-                        _ => Ok(()),
-                    };
-                }
-                Some(_) if begun.elapsed() > ORPHAN_PATIENCE => {
-                    return Err(EmbeddedError::Orphan {
-                        directory: self.path.clone(),
-                        pid,
-                    });
-                }
-                Some(_) => {}
-            }
-            if !told {
-                tracing::info!(pid, "waiting for the postgres server of a killed instance to end");
-                // Its own signal may have come before it listened.
-                let _: nix::Result<()> = kill(Pid::from_raw(pid), Signal::SIGINT);
-                told = true;
+        while working_folder(pid).is_some_and(|folder| folder == self.cluster()) {
+            if begun.elapsed() > ORPHAN_PATIENCE {
+                return Err(EmbeddedError::Orphan {
+                    directory: self.path.clone(),
+                    pid,
+                });
             }
             tokio::time::sleep(ORPHAN_POLL).await;
         }

@@ -8,7 +8,10 @@ use tunesmith_store::{
     revisions::{self, NewRevision, Route},
     routing, runs,
 };
-use tunesmith_types::list::Page;
+use tunesmith_types::{
+    ids::{AdapterVersionId, BaseModelId, DeploymentId, DeploymentRevisionId, JobId},
+    list::Page,
+};
 
 use crate::fixtures::{Bench, file, name, ready_base_model, sign_up, valid_dataset};
 
@@ -16,28 +19,32 @@ fn not_found<T: std::fmt::Debug>(result: Result<T, StoreError>) {
     assert!(matches!(result, Err(StoreError::NotFound(_))), "{result:?}");
 }
 
-#[tokio::test]
-async fn nothing_of_another_organization_is_found_or_changed() {
-    let bench = Bench::new().await;
+/// One of everything that an organization can have.
+struct Property {
+    version: AdapterVersionId,
+    deployment: DeploymentId,
+    revision: DeploymentRevisionId,
+    private_model: BaseModelId,
+    job: JobId,
+}
+
+async fn acquire(bench: &Bench) -> Property {
     let store = bench.store();
-    let (_, stranger) = sign_up(store, "eve@example.com").await;
     let version = bench.publish("tone").await.version_id;
-    let route = [Route {
-        adapter_version_id: Some(version),
-        weight: 100,
-    }];
     let new = NewDeployment {
         name: &name("chat"),
         base_model_id: bench.base_model,
-        routes: &route,
+        routes: &[Route {
+            adapter_version_id: Some(version),
+            weight: 100,
+        }],
         created_by: None,
     };
     let deployment = deployments::create(store, bench.organization, &new)
         .await
         .unwrap();
-    let revision = deployment.latest.clone().unwrap().id;
-    let private = ready_base_model(store, Some(bench.organization), "private").await;
-    let job = bench.job().await;
+    let private_model = ready_base_model(store, Some(bench.organization), "private").await;
+    let job = bench.job().await.id;
     let token = bench.claim("worker").await.token;
     let checkpoint = NewCheckpoint {
         step: 1,
@@ -47,105 +54,132 @@ async fn nothing_of_another_organization_is_found_or_changed() {
     queue::record_checkpoint(store, &token, &checkpoint)
         .await
         .unwrap();
+    let revision = deployment.latest.unwrap().id;
+    Property {
+        version,
+        deployment: deployment.id,
+        revision,
+        private_model,
+        job,
+    }
+}
 
-    not_found(jobs::get(store, stranger, job.id).await);
-    not_found(jobs::request_cancel(store, stranger, job.id).await);
+#[tokio::test]
+async fn nothing_of_another_organization_is_found_or_changed() {
+    let bench = Bench::new().await;
+    let store = bench.store();
+    let (_, stranger) = sign_up(store, "eve@example.com").await;
+    let theirs = acquire(&bench).await;
+    not_found(jobs::get(store, stranger, theirs.job).await);
+    not_found(jobs::request_cancel(store, stranger, theirs.job).await);
     not_found(datasets::get(store, stranger, bench.dataset).await);
     not_found(datasets::find(store, stranger, "support", None).await);
     not_found(datasets::delete(store, stranger, bench.dataset).await);
-    not_found(base_models::get(store, stranger, private).await);
+    not_found(base_models::get(store, stranger, theirs.private_model).await);
     not_found(base_models::find(store, stranger, "private").await);
-    not_found(base_models::delete(store, stranger, private).await);
+    not_found(base_models::delete(store, stranger, theirs.private_model).await);
     not_found(adapters::find(store, stranger, "tone").await);
     not_found(adapters::find_version(store, stranger, "tone", Some(1)).await);
-    not_found(adapters::version(store, stranger, version).await);
-    not_found(deployments::get(store, stranger, deployment.id).await);
+    not_found(adapters::version(store, stranger, theirs.version).await);
+    not_found(deployments::get(store, stranger, theirs.deployment).await);
     not_found(deployments::find(store, stranger, "chat").await);
-    not_found(deployments::delete(store, stranger, deployment.id).await);
-    not_found(revisions::get(store, stranger, revision).await);
-    not_found(revisions::activate(store, stranger, revision).await);
-    not_found(revisions::fail(store, stranger, revision, "no").await);
+    not_found(deployments::delete(store, stranger, theirs.deployment).await);
+    not_found(revisions::get(store, stranger, theirs.revision).await);
+    not_found(revisions::activate(store, stranger, theirs.revision).await);
+    not_found(revisions::fail(store, stranger, theirs.revision, "no").await);
+    let routes = [Route {
+        adapter_version_id: None,
+        weight: 100,
+    }];
     let revise = NewRevision {
         expected_number: None,
-        routes: &route,
+        routes: &routes,
         created_by: None,
     };
-    not_found(revisions::create(store, stranger, deployment.id, &revise).await);
+    not_found(revisions::create(store, stranger, theirs.deployment, &revise).await);
     assert!(routing::resolve(store, stranger, "chat").await.unwrap().is_none());
-    assert!(
-        jobs::list(store, stranger, &jobs::JobFilter::default(), &Page::default())
+    assert_eq!(bench.reload(theirs.job).await.cancel_requested_at, None);
+}
+
+#[tokio::test]
+async fn lists_hold_nothing_of_another_organization() {
+    let bench = Bench::new().await;
+    let store = bench.store();
+    let (_, stranger) = sign_up(store, "eve@example.com").await;
+    let theirs = acquire(&bench).await;
+    let all = jobs::JobFilter::default();
+    assert_eq!(
+        jobs::list(store, stranger, &all, &Page::default())
             .await
             .unwrap()
-            .rows
-            .is_empty()
+            .rows,
+        []
     );
-    assert!(
+    assert_eq!(
         datasets::list(store, stranger, &Page::default())
             .await
             .unwrap()
-            .rows
-            .is_empty()
+            .rows,
+        []
     );
-    assert!(
+    assert_eq!(
         adapters::list(store, stranger, &Page::default())
             .await
             .unwrap()
-            .rows
-            .is_empty()
+            .rows,
+        []
     );
-    assert!(
+    assert_eq!(
         adapters::versions(store, stranger, "tone", &Page::default())
             .await
             .unwrap()
-            .rows
-            .is_empty()
+            .rows,
+        []
     );
-    assert!(
+    assert_eq!(
         deployments::list(store, stranger, &Page::default())
             .await
             .unwrap()
-            .rows
-            .is_empty()
+            .rows,
+        []
     );
-    assert!(
-        revisions::list(store, stranger, deployment.id, &Page::default())
+    assert_eq!(
+        revisions::list(store, stranger, theirs.deployment, &Page::default())
             .await
             .unwrap()
-            .rows
-            .is_empty()
+            .rows,
+        []
     );
-    assert!(
+    assert_eq!(
         api_keys::list(store, stranger, &Page::default())
             .await
             .unwrap()
-            .rows
-            .is_empty()
+            .rows,
+        []
     );
-    assert!(
-        events::list(store, stranger, job.id, &Page::default())
+    assert_eq!(
+        events::list(store, stranger, theirs.job, &Page::default())
             .await
             .unwrap()
-            .rows
-            .is_empty()
+            .rows,
+        []
     );
-    assert!(
-        events::since(store, stranger, job.id, None, 10)
+    assert_eq!(
+        events::since(store, stranger, theirs.job, None, 10)
             .await
-            .unwrap()
-            .is_empty()
+            .unwrap(),
+        []
     );
-    assert!(
-        metrics::list(store, stranger, job.id, None, 10)
+    assert_eq!(
+        metrics::list(store, stranger, theirs.job, None, 10)
             .await
-            .unwrap()
-            .is_empty()
+            .unwrap(),
+        []
     );
-    assert!(runs::list(store, stranger, job.id).await.unwrap().is_empty());
-    assert!(
-        checkpoints::list(store, stranger, job.id, 10)
-            .await
-            .unwrap()
-            .is_empty()
+    assert_eq!(runs::list(store, stranger, theirs.job).await.unwrap(), []);
+    assert_eq!(
+        checkpoints::list(store, stranger, theirs.job, 10).await.unwrap(),
+        []
     );
     let shared = base_models::list(store, stranger, &Page::default())
         .await
