@@ -118,7 +118,8 @@ impl Renewal {
     async fn run(mut self) {
         let mut next = self.last_answered + self.timings.renew;
         loop {
-            self.wait_until(next).await;
+            let fence = self.last_answered + self.timings.self_fence;
+            self.wait_until(next.min(fence)).await;
             if *self.status.borrow() == Status::Lost {
                 return;
             }

@@ -19,7 +19,8 @@ pub(crate) struct BoundedLines<R> {
     reader: R,
     most: usize,
     line: Vec<u8>,
-    cut: bool,
+    /// The rest of a line that was given as cut is on its way.
+    skipping: bool,
 }
 
 impl<R: AsyncBufRead + Unpin> BoundedLines<R> {
@@ -28,37 +29,35 @@ impl<R: AsyncBufRead + Unpin> BoundedLines<R> {
             reader,
             most,
             line: Vec::new(),
-            cut: false,
+            skipping: false,
         }
     }
 
-    /// The next line; none at the end. Dropping the future loses nothing: what was read is kept for the next call.
+    /// The next line; none at the end. A line that is too long is given as soon as it is. Dropping the future loses
+    /// nothing: what was read is kept for the next call.
     pub(crate) async fn next(&mut self) -> std::io::Result<Option<Line>> {
         loop {
             let available = self.reader.fill_buf().await?;
             if available.is_empty() {
-                let rest = self.line.is_empty() && !self.cut;
-                return Ok(if rest { None } else { Some(self.take()) });
+                let rest = std::mem::take(&mut self.line);
+                return Ok((!rest.is_empty()).then_some(Line::Whole(rest)));
             }
             let end = available.iter().position(|byte| *byte == b'\n');
             let piece = &available[..end.unwrap_or(available.len())];
             let room = self.most - self.line.len();
-            self.line.extend_from_slice(&piece[..piece.len().min(room)]);
-            self.cut |= piece.len() > room;
+            let too_long = piece.len() > room;
+            if !self.skipping {
+                self.line.extend_from_slice(&piece[..piece.len().min(room)]);
+            }
             let used = piece.len() + usize::from(end.is_some());
             self.reader.consume(used);
-            if end.is_some() {
-                return Ok(Some(self.take()));
+            let was_skipping = self.skipping;
+            self.skipping = end.is_none() && (was_skipping || too_long);
+            match (was_skipping, too_long, end) {
+                (false, true, _) => return Ok(Some(Line::Cut(std::mem::take(&mut self.line)))),
+                (false, false, Some(_)) => return Ok(Some(Line::Whole(std::mem::take(&mut self.line)))),
+                _ => {}
             }
-        }
-    }
-
-    fn take(&mut self) -> Line {
-        let line = std::mem::take(&mut self.line);
-        if std::mem::take(&mut self.cut) {
-            Line::Cut(line)
-        } else {
-            Line::Whole(line)
         }
     }
 }
