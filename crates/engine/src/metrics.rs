@@ -190,31 +190,23 @@ impl Metrics {
             .models
             .lock()
             .expect("invariant: no holder of the lock panics");
-        let prompt: u64 = models.values().map(|counts| counts.prompt_tokens).sum();
-        let generated: u64 = models.values().map(|counts| counts.generation_tokens).sum();
-        for (name, help, value) in [
-            ("vllm:prompt_tokens_total", "Tokens of prompts.", prompt),
-            ("vllm:generation_tokens_total", "Generated tokens.", generated),
-        ] {
-            header(out, name, "counter", help);
-            line(out, name, &[("model_name", base)], value);
-        }
-        header(
-            out,
-            "vllm:request_success_total",
-            "counter",
-            "Ended sequences, by reason.",
-        );
+        let base_label = ("model_name", base);
+        let sum = |of: fn(&ModelCounts) -> u64| models.values().map(of).sum::<u64>();
+        let name = "vllm:prompt_tokens_total";
+        header(out, name, "counter", "Tokens of prompts.");
+        line(out, name, &[base_label], sum(|counts| counts.prompt_tokens));
+        let name = "vllm:generation_tokens_total";
+        header(out, name, "counter", "Generated tokens.");
+        line(out, name, &[base_label], sum(|counts| counts.generation_tokens));
+        let name = "vllm:request_success_total";
+        header(out, name, "counter", "Ended sequences, by reason.");
         for reason in ["stop", "length", "abort", "error"] {
-            let count: u64 = models
-                .values()
-                .filter_map(|counts| counts.ended.get(reason))
-                .sum();
+            let ended = models.values().filter_map(|counts| counts.ended.get(reason));
             line(
                 out,
-                "vllm:request_success_total",
-                &[("finished_reason", reason), ("model_name", base)],
-                count,
+                name,
+                &[("finished_reason", reason), base_label],
+                ended.sum::<u64>(),
             );
         }
         let name = "tunesmith_engine_tokens_total";
@@ -225,17 +217,12 @@ impl Metrics {
             "Tokens by model, the base model or an adapter.",
         );
         for (adapter, counts) in models.iter() {
-            let model = adapter.as_deref().unwrap_or(base);
+            let model = ("model", adapter.as_deref().unwrap_or(base));
+            line(out, name, &[model, ("kind", "prompt")], counts.prompt_tokens);
             line(
                 out,
                 name,
-                &[("model", model), ("kind", "prompt")],
-                counts.prompt_tokens,
-            );
-            line(
-                out,
-                name,
-                &[("model", model), ("kind", "generation")],
+                &[model, ("kind", "generation")],
                 counts.generation_tokens,
             );
         }

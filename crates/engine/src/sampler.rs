@@ -300,49 +300,26 @@ mod tests {
             tokens.dedup();
             tokens
         };
-        assert_eq!(seen(&seeded(3)), [0, 1, 2, 3]);
-        assert_eq!(
-            seen(&Sampling {
-                top_k: Some(2),
-                ..seeded(3)
-            }),
-            [1, 3]
-        );
-        assert_eq!(
-            seen(&Sampling {
-                top_p: 0.79,
-                ..seeded(3)
-            }),
-            [1, 3]
-        );
-        assert_eq!(
-            seen(&Sampling {
-                top_p: 0.81,
-                ..seeded(3)
-            }),
-            [0, 1, 3]
-        );
-        assert_eq!(
-            seen(&Sampling {
-                top_p: 0.0,
-                ..seeded(3)
-            }),
-            [1]
-        );
-        assert_eq!(
-            seen(&Sampling {
-                min_p: 0.2,
-                ..seeded(3)
-            }),
-            [0, 1, 3]
-        );
-        assert_eq!(
-            seen(&Sampling {
-                top_k: Some(1),
-                ..seeded(3)
-            }),
-            [1]
-        );
+        let all = seeded(3);
+        let top_k = |kept| Sampling {
+            top_k: Some(kept),
+            ..seeded(3)
+        };
+        let top_p = |share| Sampling {
+            top_p: share,
+            ..seeded(3)
+        };
+        let min_p = |share| Sampling {
+            min_p: share,
+            ..seeded(3)
+        };
+        assert_eq!(seen(&all), [0, 1, 2, 3]);
+        assert_eq!(seen(&top_k(2)), [1, 3]);
+        assert_eq!(seen(&top_k(1)), [1]);
+        assert_eq!(seen(&top_p(0.79)), [1, 3]);
+        assert_eq!(seen(&top_p(0.81)), [0, 1, 3]);
+        assert_eq!(seen(&top_p(0.0)), [1]);
+        assert_eq!(seen(&min_p(0.2)), [0, 1, 3]);
     }
 
     #[test]

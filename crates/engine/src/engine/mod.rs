@@ -134,25 +134,22 @@ impl Engine {
         let places = settings.max_sequences + settings.max_waiting;
         let (commands, inbox) = mpsc::channel(places + SPARE_COMMANDS);
         let (loaded, outcome) = oneshot::channel();
-        let thread = {
+        let run = {
             let (settings, tokenizer, metrics) =
                 (settings.clone(), Arc::clone(&tokenizer), Arc::clone(&metrics));
-            let run = move || match CausalLm::load(
-                &settings.base,
-                settings.device,
-                Precision::uniform(settings.kind),
-            ) {
-                Ok(model) => {
-                    let _ = loaded.send(Ok(model.config().clone()));
-                    Scheduler::new(model, tokenizer, metrics, settings.max_sequences).run(inbox);
+            move || {
+                let precision = Precision::uniform(settings.kind);
+                match CausalLm::load(&settings.base, settings.device, precision) {
+                    Ok(model) => {
+                        let _ = loaded.send(Ok(model.config().clone()));
+                        Scheduler::new(model, tokenizer, metrics, settings.max_sequences).run(inbox);
+                    }
+                    Err(error) => drop(loaded.send(Err(error))),
                 }
-                Err(error) => drop(loaded.send(Err(error))),
-            };
-            std::thread::Builder::new()
-                .name("engine".to_owned())
-                .spawn(run)
-                .map_err(StartError::Thread)?
+            }
         };
+        let thread = std::thread::Builder::new().name("engine".to_owned());
+        let thread = thread.spawn(run).map_err(StartError::Thread)?;
         let config = outcome.await.map_err(|_| StartError::Died)??;
         let longest = usize::try_from(config.max_positions).unwrap_or(usize::MAX);
         let engine = Self {

@@ -160,50 +160,42 @@ impl From<AdapterError> for ApiError {
     /// Texts and statuses are vLLM's, by which controllers of vLLM fleets tell the cases apart. Where vLLM answers 500
     /// to an adapter that it cannot use, we answer 400: the adapter is at fault, and a repeat changes nothing.
     fn from(error: AdapterError) -> Self {
-        let bad = StatusCode::BAD_REQUEST;
-        let name = Some("lora_name");
-        match error {
-            AdapterError::AlreadyLoaded(_) => Self::new(
-                bad,
-                "adapter_already_loaded",
-                name,
-                format!("The {}.", after_the(&error)),
-            ),
-            AdapterError::NameOfBase(base) => {
-                let message =
-                    format!("The name '{base}' is the base model's. Give the adapter another name.");
-                Self::new(bad, "adapter_already_loaded", name, message)
+        let (bad, absent) = (StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND);
+        let (status, code, param, message) = match error {
+            AdapterError::EngineStopped => return stopped(),
+            AdapterError::AlreadyLoaded(name) => {
+                let message = format!("The lora adapter '{name}' has already been loaded.");
+                (bad, "adapter_already_loaded", "lora_name", message)
             }
-            AdapterError::NotLoaded(_) => {
-                let message = format!("The {}.", after_the(&error));
-                Self::new(StatusCode::NOT_FOUND, "adapter_not_found", name, message)
+            AdapterError::NameOfBase(name) => {
+                let message =
+                    format!("The name '{name}' is the base model's. Give the adapter another name.");
+                (bad, "adapter_already_loaded", "lora_name", message)
+            }
+            AdapterError::NotLoaded(name) => {
+                let message = format!("The lora adapter '{name}' cannot be found.");
+                (absent, "adapter_not_found", "lora_name", message)
             }
             AdapterError::TooMany(limit) => {
                 let message = format!(
                     "{limit} adapters are loaded, which is the most (`--max-adapters`). Unload one first."
                 );
-                Self::new(StatusCode::CONFLICT, "too_many_adapters", name, message)
+                (StatusCode::CONFLICT, "too_many_adapters", "lora_name", message)
             }
             AdapterError::NoFolder(path) => {
                 let message = format!("No adapter found for {}.", path.display());
-                Self::new(
-                    StatusCode::NOT_FOUND,
-                    "adapter_path_not_found",
-                    Some("lora_path"),
-                    message,
-                )
+                (absent, "adapter_path_not_found", "lora_path", message)
             }
             AdapterError::Invalid { name, source } => {
-                let message = format!("Loading lora {name} failed: {}", chain(&*source));
-                Self::new(bad, "invalid_adapter", Some("lora_path"), message)
+                let message = format!(
+                    "Loading lora {name} failed: {}.",
+                    chain(&*source).trim_end_matches('.')
+                );
+                (bad, "invalid_adapter", "lora_path", message)
             }
-            AdapterError::EngineStopped => stopped(),
-        }
+        };
+        Self::new(status, code, Some(param), message)
     }
-}
-
-fn after_the(error: &AdapterError) -> String {
-    error.to_string().trim_start_matches("the ").to_owned()
 }
 
 /// An error with its causes, less those that it repeats already.

@@ -112,77 +112,44 @@ async fn loads_at_the_same_time_and_the_limit() {
     assert_eq!(server.load("one-more", &folder).await.status(), StatusCode::OK);
 }
 
+/// The golden adapter with half of its weights.
+fn damaged() -> tempfile::TempDir {
+    let folder = golden::folder("llama", "adapter");
+    let damaged = tempfile::tempdir().unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(folder.join(name), damaged.path().join(name)).unwrap();
+    }
+    let weights = damaged.path().join("adapter_model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    std::fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    damaged
+}
+
 #[tokio::test]
 async fn bad_adapters_are_refused_and_leave_nothing() {
     let server = Server::shared();
     let before = server.model_names().await;
-    let empty = tempfile::tempdir().unwrap();
-    let damaged = tempfile::tempdir().unwrap();
-    let folder = golden::folder("llama", "adapter");
-    std::fs::copy(
-        folder.join("adapter_config.json"),
-        damaged.path().join("adapter_config.json"),
-    )
-    .unwrap();
-    let weights = std::fs::read(folder.join("adapter_model.safetensors")).unwrap();
-    std::fs::write(
-        damaged.path().join("adapter_model.safetensors"),
-        &weights[..weights.len() / 2],
-    )
-    .unwrap();
-    let table = [
-        (
-            "tuned",
-            folder.clone(),
-            400,
-            "adapter_already_loaded",
-            "has already been loaded",
-        ),
-        (
-            "base",
-            folder.clone(),
-            400,
-            "adapter_already_loaded",
-            "base model",
-        ),
-        (
-            "new",
-            empty.path().join("none"),
-            404,
-            "adapter_path_not_found",
-            "No adapter found for",
-        ),
-        (
-            "new",
-            folder.join("adapter_config.json"),
-            404,
-            "adapter_path_not_found",
-            "No adapter found for",
-        ),
-        (
-            "new",
-            empty.path().to_owned(),
-            400,
-            "invalid_adapter",
-            "adapter_config.json",
-        ),
-        (
-            "new",
-            damaged.path().to_owned(),
-            400,
-            "invalid_adapter",
-            "Loading lora new failed",
-        ),
-        (
-            "new",
-            golden::folder("qwen", "adapter"),
-            400,
-            "invalid_adapter",
-            "Loading lora new failed",
-        ),
-    ];
-    for (name, path, status, code, words) in table {
-        let response = server.load(name, &path).await;
+    let (empty, damaged) = (tempfile::tempdir().unwrap(), damaged());
+    let (empty, damaged, good) = (empty.path(), damaged.path(), golden::folder("llama", "adapter"));
+    let (file, foreign) = (
+        good.join("adapter_config.json"),
+        golden::folder("qwen", "adapter"),
+    );
+    let (taken, absent, invalid) = (
+        "adapter_already_loaded",
+        "adapter_path_not_found",
+        "invalid_adapter",
+    );
+    for (name, path, status, code, words) in [
+        ("tuned", good.as_path(), 400, taken, "has already been loaded"),
+        ("base", good.as_path(), 400, taken, "base model"),
+        ("new", &empty.join("none"), 404, absent, "No adapter found for"),
+        ("new", &file, 404, absent, "No adapter found for"),
+        ("new", empty, 400, invalid, "adapter_config.json"),
+        ("new", damaged, 400, invalid, "Loading lora new failed"),
+        ("new", &foreign, 400, invalid, "Loading lora new failed"),
+    ] {
+        let response = server.load(name, path).await;
         assert_eq!(response.status().as_u16(), status, "{}", path.display());
         let error: Value = response.json().await.unwrap();
         assert_eq!(error["error"]["code"], code);

@@ -46,20 +46,7 @@ impl Server {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut seen = Vec::new();
-        loop {
-            let Some(Ok(line)) = lines.next() else {
-                panic!("the engine ended:\n{}", seen.join("\n"))
-            };
-            let is_ready = line.contains(" ready ");
-            seen.push(line);
-            if is_ready {
-                break;
-            }
-        }
-        // Keeps the pipe empty.
-        std::thread::spawn(move || lines.for_each(drop));
+        await_line(&mut child, " ready ");
         let ready: Value = serde_json::from_slice(&std::fs::read(&ready_file).unwrap()).unwrap();
         let url = ready["url"].as_str().unwrap().to_owned();
         Self {
@@ -179,6 +166,19 @@ impl Server {
         drop(stdin);
         status
     }
+}
+
+/// Reads the log until a line has `words`, and from then on to keep the pipe empty.
+fn await_line(child: &mut Child, words: &str) {
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut seen = Vec::new();
+    while !seen.last().is_some_and(|line: &String| line.contains(words)) {
+        let Some(Ok(line)) = lines.next() else {
+            panic!("the engine ended:\n{}", seen.join("\n"))
+        };
+        seen.push(line);
+    }
+    std::thread::spawn(move || lines.for_each(drop));
 }
 
 impl Drop for Server {
