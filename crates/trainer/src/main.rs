@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
@@ -16,8 +17,16 @@ use tunesmith_trainer::report::Reporter;
 use tunesmith_trainer::run::train;
 use tunesmith_trainer::vocabulary::make_tokenizer;
 
+/// OpenMP reads these when the process begins.
+const WAIT_SETTINGS: [&str; 2] = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
+/// Rounds that a thread waits actively before it sleeps: about the time between two operations.
+const SPIN_COUNT: &str = "2000";
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if matches!(cli.command, Command::Train(_)) {
+        wait_politely();
+    }
     // Before the first tensor: LibTorch registers its CUDA kernels when the library is loaded.
     let cuda = load_cuda();
     match cli.command {
@@ -27,6 +36,21 @@ fn main() -> ExitCode {
             by_hand(init(&args))
         }
         Command::Tokenizer(args) => by_hand(make_tokenizer(&args)),
+    }
+}
+
+/// Starts this program anew, in the same process, with OpenMP threads that soon sleep when they wait. By default they
+/// spin: on cores that are busy with something else, that makes a training of a small model ten times slower.
+fn wait_politely() {
+    if WAIT_SETTINGS.iter().any(|name| std::env::var_os(name).is_some()) {
+        return;
+    }
+    if let Ok(program) = std::env::current_exe() {
+        // Only returns on failure, and then the training goes on as it is.
+        let _ = std::process::Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .env(WAIT_SETTINGS[1], SPIN_COUNT)
+            .exec();
     }
 }
 
