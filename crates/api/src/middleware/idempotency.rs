@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures::TryStreamExt;
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
+use tracing::Instrument;
 use tunesmith_store::idempotency::{self, Admission, KeyedRequest};
 use tunesmith_types::ids::OrganizationId;
 use tunesmith_types::principal::Principal;
@@ -45,7 +46,7 @@ pub async fn keyed_json(
     match claim.begin().await? {
         Admission::First => {
             claim
-                .answer(next.run(Request::from_parts(parts, Body::from(body))).await)
+                .answer_whatever_comes(Request::from_parts(parts, Body::from(body)), next)
                 .await
         }
         Admission::InFlight => Err(ApiError::InFlight),
@@ -101,8 +102,7 @@ pub async fn keyed_upload(
         Admission::InFlight => Err(ApiError::InFlight),
         Admission::Mismatch => Err(ApiError::IdempotencyMismatch),
         Admission::Answered { status, body: answer } => {
-            let kept: Option<KeptUpload> = serde_json::from_slice(&answer).ok();
-            if kept.is_some_and(|kept| kept.sha256 != "") && !same_bytes(&answer, body).await? {
+            if !same_bytes(&answer, body).await? {
                 return Err(ApiError::IdempotencyMismatch);
             }
             Ok(replay(status, answer))
@@ -196,6 +196,14 @@ impl Claim {
             request_sha256: &self.digest,
         };
         Ok(idempotency::begin(&self.state.store, self.organization, &request).await?)
+    }
+
+    /// Runs the request to its end, also where the caller does not wait for it: else its effect could be without a
+    /// kept answer.
+    async fn answer_whatever_comes(self, request: Request, next: Next) -> Result<Response, ApiError> {
+        let work = async move { self.answer(next.run(request).await).await };
+        let ended = tokio::spawn(work.instrument(tracing::Span::current())).await;
+        ended.map_err(|_| ApiError::Unexpected("a keyed request panicked"))?
     }
 
     /// Keeps a success, frees the key after anything else.

@@ -59,7 +59,8 @@ impl ModelConfig {
         if positive.contains(&0) || self.num_hidden_layers > MOST_LAYERS {
             return Err("`config.json` has a size that is zero or beyond all measure.".to_owned());
         }
-        if (self.head_dim.is_none() && self.hidden_size % heads != 0) || heads % self.key_value_heads() != 0 {
+        let divided = self.head_dim.is_some() || self.hidden_size.is_multiple_of(heads);
+        if !divided || !heads.is_multiple_of(self.key_value_heads()) {
             return Err(
                 "`config.json` has a number of heads that does not divide what it must divide.".to_owned(),
             );

@@ -35,7 +35,7 @@ pub(super) fn length(front: &[u8], file_bytes: u64) -> Result<u64, String> {
         .try_into()
         .map_err(|_| "it is too short for a safetensors file.".to_owned())?;
     let length = u64::from_le_bytes(front);
-    if length > MOST_HEADER_BYTES || length < 2 || length > file_bytes - 8 {
+    if !(2..=MOST_HEADER_BYTES).contains(&length) || length > file_bytes - 8 {
         return Err("it does not begin with the header of a safetensors file.".to_owned());
     }
     Ok(length)
