@@ -18,7 +18,8 @@ fn main() {
         source += &format!("    BundledModel {{ name: {:?}, files: &[\n", file_name(&folder));
         for file in sorted(&folder) {
             let name = file_name(&file);
-            if file.is_file() && (ENDINGS.iter().any(|ending| name.ends_with(ending)) || name == "README.md") {
+            if file.is_file() && (ENDINGS.iter().any(|ending| name.ends_with(ending)) || name == "README.md")
+            {
                 let path = fs::canonicalize(&file).expect("a listed file exists");
                 println!("cargo:rerun-if-changed={}", path.display());
                 source += &format!("        ({name:?}, include_bytes!({path:?})),\n");
@@ -39,9 +40,14 @@ fn sorted(folder: &Path) -> Vec<std::path::PathBuf> {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn has_weights(folder: &Path) -> bool {
-    sorted(folder).iter().any(|file| file_name(file).ends_with(".safetensors"))
+    sorted(folder)
+        .iter()
+        .any(|file| file_name(file).ends_with(".safetensors"))
 }

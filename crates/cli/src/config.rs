@@ -36,8 +36,12 @@ pub(crate) struct Tokens {
 /// Where the file is.
 pub(crate) fn default_path() -> anyhow::Result<PathBuf> {
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
-    let folder = std::env::var_os("XDG_CONFIG_HOME").filter(|folder| !folder.is_empty()).map(PathBuf::from).or(home);
-    let folder = folder.context("neither XDG_CONFIG_HOME nor HOME is set, so there is no place for the configuration")?;
+    let folder = std::env::var_os("XDG_CONFIG_HOME")
+        .filter(|folder| !folder.is_empty())
+        .map(PathBuf::from)
+        .or(home);
+    let folder = folder
+        .context("neither XDG_CONFIG_HOME nor HOME is set, so there is no place for the configuration")?;
     Ok(folder.join("tunesmith").join("config.json"))
 }
 
@@ -65,7 +69,12 @@ pub(crate) fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let temporary = path.with_extension(format!("{}.partial", std::process::id()));
     let written = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(contents)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -88,11 +97,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep").join("config.json");
         assert_eq!(Config::read(&path).unwrap(), Config::default());
-        let config = Config { api_url: Some("http://x".to_owned()), api_key: Some("tsk_1".to_owned()), tokens: None };
+        let config = Config {
+            api_url: Some("http://x".to_owned()),
+            api_key: Some("tsk_1".to_owned()),
+            tokens: None,
+        };
         config.write(&path).unwrap();
         assert_eq!(Config::read(&path).unwrap(), config);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::write(&path, "{").unwrap();
-        assert!(Config::read(&path).unwrap_err().to_string().contains("log in again"));
+        assert!(
+            Config::read(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("log in again")
+        );
     }
 }

@@ -15,7 +15,7 @@ mod printer;
 mod settings;
 mod terminal;
 
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -47,7 +47,16 @@ fn main() -> ExitCode {
 
 /// The log goes to stderr. The parts of the platform say what they do; client commands only what is wrong.
 fn start_log(cli: &Cli) {
-    let usual = if cli.command.is_platform() { "info,sqlx=warn,s3s=warn,aws=warn" } else { "warn" };
+    let usual = if cli.command.is_platform() {
+        "info,sqlx=warn,s3s=warn,aws=warn"
+    } else {
+        "warn"
+    };
     let filter = EnvFilter::try_from_env(environment::LOG).unwrap_or_else(|_| EnvFilter::new(usual));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
 }

@@ -36,14 +36,26 @@ impl ClientSettings {
     pub(crate) fn resolve(global: &Global) -> anyhow::Result<Self> {
         let config_path = config::default_path()?;
         let config = Config::read(&config_path)?;
-        Ok(Self::merge(global.api_url.clone(), environment::read(environment::API_KEY), config, config_path))
+        Ok(Self::merge(
+            global.api_url.clone(),
+            environment::read(environment::API_KEY),
+            config,
+            config_path,
+        ))
     }
 
     fn merge(api_url: Option<String>, api_key: Option<String>, config: Config, config_path: PathBuf) -> Self {
-        let Config { api_url: configured, api_key: stored_key, tokens } = config;
+        let Config {
+            api_url: configured,
+            api_key: stored_key,
+            tokens,
+        } = config;
         let trimmed = |url: String| url.trim_end_matches('/').to_owned();
         let configured = configured.map(trimmed);
-        let api_url = api_url.map(trimmed).or_else(|| configured.clone()).unwrap_or_else(|| DEFAULT_API_URL.to_owned());
+        let api_url = api_url
+            .map(trimmed)
+            .or_else(|| configured.clone())
+            .unwrap_or_else(|| DEFAULT_API_URL.to_owned());
         let same_server = configured.as_ref() == Some(&api_url);
         let credentials = match (api_key, stored_key, tokens) {
             (Some(key), _, _) => Credentials::ApiKey(key),
@@ -51,7 +63,11 @@ impl ClientSettings {
             (None, _, Some(tokens)) if same_server => Credentials::Login(tokens),
             _ => Credentials::None,
         };
-        Self { api_url, credentials, config_path }
+        Self {
+            api_url,
+            credentials,
+            config_path,
+        }
     }
 }
 
@@ -71,10 +87,22 @@ mod tests {
             ClientSettings::merge(given.0, given.1, config.clone(), PathBuf::new())
         };
         let usual = merge(None, None);
-        assert_eq!((usual.api_url.as_str(), &usual.credentials), ("http://home", &Credentials::ApiKey("tsk_stored".to_owned())));
-        assert_eq!(merge(Some("http://elsewhere"), None).credentials, Credentials::None);
-        assert_eq!(merge(Some("http://home"), Some("tsk_x")).credentials, Credentials::ApiKey("tsk_x".to_owned()));
+        assert_eq!(
+            (usual.api_url.as_str(), &usual.credentials),
+            ("http://home", &Credentials::ApiKey("tsk_stored".to_owned()))
+        );
+        assert_eq!(
+            merge(Some("http://elsewhere"), None).credentials,
+            Credentials::None
+        );
+        assert_eq!(
+            merge(Some("http://home"), Some("tsk_x")).credentials,
+            Credentials::ApiKey("tsk_x".to_owned())
+        );
         let empty = ClientSettings::merge(None, None, Config::default(), PathBuf::new());
-        assert_eq!((empty.api_url.as_str(), empty.credentials), (DEFAULT_API_URL, Credentials::None));
+        assert_eq!(
+            (empty.api_url.as_str(), empty.credentials),
+            (DEFAULT_API_URL, Credentials::None)
+        );
     }
 }

@@ -33,9 +33,16 @@ pub(crate) struct BaseModel {
 
 impl BaseModel {
     fn ready(model: base_models::BaseModel) -> Option<Self> {
-        let base_models::BaseModel { id, name, details, .. } = model;
+        let base_models::BaseModel {
+            id, name, details, ..
+        } = model;
         let BaseModelDetails { digest, files, .. } = details?;
-        Some(Self { id, name, digest, files })
+        Some(Self {
+            id,
+            name,
+            digest,
+            files,
+        })
     }
 }
 
@@ -125,8 +132,14 @@ impl Catalogue {
         }
         match deployments::find(&self.store, organization, name).await {
             Ok(deployment) => {
-                let pending = deployment.latest.is_some_and(|latest| latest.state == RevisionState::Pending);
-                Ok(Some(if pending { DeploymentState::Pending } else { DeploymentState::Inactive }))
+                let pending = deployment
+                    .latest
+                    .is_some_and(|latest| latest.state == RevisionState::Pending);
+                Ok(Some(if pending {
+                    DeploymentState::Pending
+                } else {
+                    DeploymentState::Inactive
+                }))
             }
             Err(StoreError::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
@@ -136,11 +149,18 @@ impl Catalogue {
     /// Everything that the organization can call.
     pub(crate) async fn models(&self, organization: OrganizationId) -> Result<Vec<Model>, StoreError> {
         let mut models = Vec::new();
-        let mut page = Page { after: None, limit: MAX_LIMIT };
+        let mut page = Page {
+            after: None,
+            limit: MAX_LIMIT,
+        };
         loop {
             let rows = deployments::list(&self.store, organization, &page).await?;
             page.after = rows.rows.last().map(|deployment| deployment.id);
-            for deployment in rows.rows.into_iter().filter(|deployment| deployment.active.is_some()) {
+            for deployment in rows
+                .rows
+                .into_iter()
+                .filter(|deployment| deployment.active.is_some())
+            {
                 models.push(Model {
                     id: deployment.name.to_string(),
                     object: "model".to_owned(),
@@ -157,8 +177,15 @@ impl Catalogue {
         Ok(models)
     }
 
-    async fn add_base_models(&self, organization: OrganizationId, models: &mut Vec<Model>) -> Result<(), StoreError> {
-        let mut page = Page { after: None, limit: MAX_LIMIT };
+    async fn add_base_models(
+        &self,
+        organization: OrganizationId,
+        models: &mut Vec<Model>,
+    ) -> Result<(), StoreError> {
+        let mut page = Page {
+            after: None,
+            limit: MAX_LIMIT,
+        };
         loop {
             let rows = base_models::list(&self.store, organization, &page).await?;
             page.after = rows.rows.last().map(|model| model.id);
@@ -171,7 +198,12 @@ impl Catalogue {
                     id: model.name.to_string(),
                     object: "model".to_owned(),
                     created: model.created_at.timestamp(),
-                    owned_by: if model.organization_id.is_some() { "organization" } else { "tunesmith" }.to_owned(),
+                    owned_by: if model.organization_id.is_some() {
+                        "organization"
+                    } else {
+                        "tunesmith"
+                    }
+                    .to_owned(),
                     parent: None,
                 });
             }
@@ -189,7 +221,13 @@ impl Catalogue {
 
     /// The revision cannot be made ready.
     pub(crate) async fn mark_failed(&self, revision: &RoutedRevision, reason: &str) {
-        let result = revisions::fail(&self.store, revision.organization_id, revision.revision_id, reason).await;
+        let result = revisions::fail(
+            &self.store,
+            revision.organization_id,
+            revision.revision_id,
+            reason,
+        )
+        .await;
         log_transition(revision, "failed", result);
     }
 

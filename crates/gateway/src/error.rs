@@ -75,11 +75,19 @@ impl GatewayError {
                 message: error.message.replace(internal, model).chars().take(500).collect(),
                 param: error.param,
             },
-            413 => Self::Invalid { param: None, message: "The request is too large for the model.".to_owned() },
+            413 => Self::Invalid {
+                param: None,
+                message: "The request is too large for the model.".to_owned(),
+            },
             // The replica has forgotten the version (a restart): the reconciler loads it again.
             404 => Self::Starting(model.to_owned()),
-            429 | 503 => Self::Overloaded { retry_after: error.retry_after },
-            status => Self::Upstream { status, message: error.message },
+            429 | 503 => Self::Overloaded {
+                retry_after: error.retry_after,
+            },
+            status => Self::Upstream {
+                status,
+                message: error.message,
+            },
         }
     }
 
@@ -113,16 +121,23 @@ impl GatewayError {
                 ErrorBody::new(InvalidRequestError, "model_not_found", model, message)
             }
             Self::Starting(name) => {
-                let message = format!("The model `{name}` is being made ready. Send the request again in some seconds.");
+                let message = format!(
+                    "The model `{name}` is being made ready. Send the request again in some seconds."
+                );
                 ErrorBody::new(ServerError, "model_starting", model, message)
             }
             Self::NoReplica { model: name, .. } => {
-                let message = format!("The model `{name}` has no inference process that answers. Send the request again later.");
+                let message = format!(
+                    "The model `{name}` has no inference process that answers. Send the request again later."
+                );
                 ErrorBody::new(ServerError, "no_replica", model, message)
             }
-            Self::Invalid { param, message } => {
-                ErrorBody::new(InvalidRequestError, "invalid_request", param.as_deref(), message.clone())
-            }
+            Self::Invalid { param, message } => ErrorBody::new(
+                InvalidRequestError,
+                "invalid_request",
+                param.as_deref(),
+                message.clone(),
+            ),
             Self::ContextLength { limit, requested } => {
                 let message = format!(
                     "This model's maximum context length is {limit} tokens; the request needs {requested}. Shorten the messages or lower `max_tokens`."
@@ -130,7 +145,8 @@ impl GatewayError {
                 ErrorBody::new(InvalidRequestError, "context_length_exceeded", None, message)
             }
             Self::Overloaded { .. } => {
-                let message = "The model has as many requests as it can take. Send the request again in a moment.";
+                let message =
+                    "The model has as many requests as it can take. Send the request again in a moment.";
                 ErrorBody::new(RateLimitError, "overloaded", None, message)
             }
             Self::Upstream { .. } => {
@@ -151,7 +167,9 @@ impl GatewayError {
             Self::Starting(_) => Some(HeaderValue::from_static("5")),
             Self::NoReplica { .. } => Some(HeaderValue::from_static("15")),
             Self::Overloaded { retry_after } => {
-                let given = retry_after.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
+                let given = retry_after
+                    .as_deref()
+                    .and_then(|text| HeaderValue::from_str(text).ok());
                 Some(given.unwrap_or(HeaderValue::from_static("1")))
             }
             _ => None,

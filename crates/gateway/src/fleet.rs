@@ -34,12 +34,19 @@ pub(crate) struct ReplicaState {
 type Running = Arc<Mutex<HashMap<String, usize>>>;
 
 fn count(running: &Running) -> MutexGuard<'_, HashMap<String, usize>> {
-    running.lock().expect("invariant: no holder of a replica's counter panics")
+    running
+        .lock()
+        .expect("invariant: no holder of a replica's counter panics")
 }
 
 impl ReplicaState {
     pub(crate) fn new(key: ReplicaKey, base_name: String) -> Self {
-        Self { key, base_name, ready: HashSet::new(), running: Arc::default() }
+        Self {
+            key,
+            base_name,
+            ready: HashSet::new(),
+            running: Arc::default(),
+        }
     }
 
     fn in_flight(&self) -> usize {
@@ -94,11 +101,17 @@ impl Drop for Lease {
 
 impl Fleet {
     pub(crate) fn new(wake: Arc<Notify>) -> Self {
-        Self { bases: Arc::default(), changes: Arc::new(watch::Sender::new(0)), wake }
+        Self {
+            bases: Arc::default(),
+            changes: Arc::new(watch::Sender::new(0)),
+            wake,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<BaseModelId, BaseState>> {
-        self.bases.lock().expect("invariant: no holder of the fleet's lock panics")
+        self.bases
+            .lock()
+            .expect("invariant: no holder of the fleet's lock panics")
     }
 
     fn announce(&self) {
@@ -106,13 +119,22 @@ impl Fleet {
     }
 
     /// Replaces what is known of a base model's replicas. `failure` says why there are none.
-    pub(crate) fn set_replicas(&self, base: BaseModelId, keys: &[(ReplicaKey, String)], failure: Option<String>) {
+    pub(crate) fn set_replicas(
+        &self,
+        base: BaseModelId,
+        keys: &[(ReplicaKey, String)],
+        failure: Option<String>,
+    ) {
         let mut bases = self.lock();
         let state = bases.entry(base).or_default();
         let mut replicas = Vec::with_capacity(keys.len());
         for (key, name) in keys {
             let known = state.replicas.iter().find(|replica| replica.key == *key);
-            replicas.push(known.cloned().unwrap_or_else(|| ReplicaState::new(key.clone(), name.clone())));
+            replicas.push(
+                known
+                    .cloned()
+                    .unwrap_or_else(|| ReplicaState::new(key.clone(), name.clone())),
+            );
         }
         state.replicas = replicas;
         state.failure = failure;
@@ -122,8 +144,13 @@ impl Fleet {
 
     /// Says that `key` answers for the adapter `name` (or does so no longer).
     pub(crate) fn set_ready(&self, base: BaseModelId, key: &ReplicaKey, name: &str, ready: bool) {
-        if let Some(replica) =
-            self.lock().entry(base).or_default().replicas.iter_mut().find(|replica| replica.key == *key)
+        if let Some(replica) = self
+            .lock()
+            .entry(base)
+            .or_default()
+            .replicas
+            .iter_mut()
+            .find(|replica| replica.key == *key)
         {
             if ready {
                 replica.ready.insert(name.to_owned());
@@ -137,8 +164,13 @@ impl Fleet {
     /// Whether `key` is known to answer for `name`.
     pub(crate) fn is_ready(&self, base: BaseModelId, key: &ReplicaKey, name: &str) -> bool {
         let bases = self.lock();
-        let replicas = bases.get(&base).map(|state| state.replicas.as_slice()).unwrap_or_default();
-        replicas.iter().any(|replica| replica.key == *key && replica.ready.contains(name))
+        let replicas = bases
+            .get(&base)
+            .map(|state| state.replicas.as_slice())
+            .unwrap_or_default();
+        replicas
+            .iter()
+            .any(|replica| replica.key == *key && replica.ready.contains(name))
     }
 
     /// Requests that are running on, or waiting for, a base model.
@@ -152,13 +184,21 @@ impl Fleet {
     /// Whether a request runs on `key` under the name `name`.
     pub(crate) fn is_in_use(&self, base: BaseModelId, key: &ReplicaKey, name: &str) -> bool {
         let bases = self.lock();
-        let replicas = bases.get(&base).map(|state| state.replicas.as_slice()).unwrap_or_default();
-        replicas.iter().any(|replica| replica.key == *key && count(&replica.running).contains_key(name))
+        let replicas = bases
+            .get(&base)
+            .map(|state| state.replicas.as_slice())
+            .unwrap_or_default();
+        replicas
+            .iter()
+            .any(|replica| replica.key == *key && count(&replica.running).contains_key(name))
     }
 
     /// When each base model was last asked for.
     pub(crate) fn last_used(&self) -> HashMap<BaseModelId, Instant> {
-        self.lock().iter().filter_map(|(base, state)| Some((*base, state.last_used?))).collect()
+        self.lock()
+            .iter()
+            .filter_map(|(base, state)| Some((*base, state.last_used?)))
+            .collect()
     }
 
     /// A replica of `base` that has `adapter` (or any, for the base model itself), the least busy one. Where there
@@ -177,7 +217,10 @@ impl Fleet {
         self.wake.notify_one();
         let deadline = tokio::time::Instant::now() + patience;
         loop {
-            if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
+            if tokio::time::timeout_at(deadline, changes.changed())
+                .await
+                .is_err()
+            {
                 return Err(self.unavailable(base));
             }
             if let Some(lease) = self.try_acquire(base, adapter) {
@@ -193,11 +236,18 @@ impl Fleet {
         let mut bases = self.lock();
         let state = bases.entry(base).or_default();
         state.last_used = Some(Instant::now());
-        let able = state.replicas.iter().filter(|replica| adapter.is_none_or(|name| replica.ready.contains(name)));
+        let able = state
+            .replicas
+            .iter()
+            .filter(|replica| adapter.is_none_or(|name| replica.ready.contains(name)));
         let replica = able.min_by_key(|replica| replica.in_flight())?;
         let internal = adapter.unwrap_or(&replica.base_name).to_owned();
         *count(&replica.running).entry(internal.clone()).or_default() += 1;
-        Some(Lease { url: replica.key.url.clone(), internal, running: Arc::clone(&replica.running) })
+        Some(Lease {
+            url: replica.key.url.clone(),
+            internal,
+            running: Arc::clone(&replica.running),
+        })
     }
 
     fn unavailable(&self, base: BaseModelId) -> Unavailable {
@@ -249,7 +299,10 @@ mod tests {
     use super::*;
 
     fn key(url: &str, generation: u64) -> ReplicaKey {
-        ReplicaKey { url: url.to_owned(), generation }
+        ReplicaKey {
+            url: url.to_owned(),
+            generation,
+        }
     }
 
     #[tokio::test]
@@ -258,14 +311,21 @@ mod tests {
         let base = BaseModelId::new();
         let waiter = tokio::spawn({
             let fleet = fleet.clone();
-            async move { fleet.acquire(base, Some("a--v1-00000000"), Duration::from_secs(20)).await }
+            async move {
+                fleet
+                    .acquire(base, Some("a--v1-00000000"), Duration::from_secs(20))
+                    .await
+            }
         });
         fleet.wake.notified().await;
         assert_eq!(fleet.load(base), 1);
         fleet.set_replicas(base, &[(key("http://a", 1), "primer".to_owned())], None);
         fleet.set_ready(base, &key("http://a", 1), "a--v1-00000000", true);
         let lease = waiter.await.unwrap().unwrap();
-        assert_eq!((lease.url.as_str(), lease.internal.as_str()), ("http://a", "a--v1-00000000"));
+        assert_eq!(
+            (lease.url.as_str(), lease.internal.as_str()),
+            ("http://a", "a--v1-00000000")
+        );
         assert_eq!(fleet.load(base), 1);
         drop(lease);
         assert_eq!(fleet.load(base), 0);
@@ -279,8 +339,14 @@ mod tests {
         fleet.set_ready(base, &key("http://a", 1), "x", true);
         assert!(fleet.acquire(base, Some("x"), Duration::ZERO).await.is_ok());
         fleet.set_replicas(base, &[(key("http://a", 2), "primer".to_owned())], None);
-        assert_eq!(fleet.acquire(base, Some("x"), Duration::ZERO).await.unwrap_err(), Unavailable::Starting);
-        assert_eq!(fleet.acquire(base, None, Duration::ZERO).await.unwrap().internal, "primer");
+        assert_eq!(
+            fleet.acquire(base, Some("x"), Duration::ZERO).await.unwrap_err(),
+            Unavailable::Starting
+        );
+        assert_eq!(
+            fleet.acquire(base, None, Duration::ZERO).await.unwrap().internal,
+            "primer"
+        );
         fleet.set_replicas(base, &[], Some("no memory".to_owned()));
         let error = fleet.acquire(base, None, Duration::ZERO).await.unwrap_err();
         assert_eq!(error, Unavailable::Failed("no memory".to_owned()));

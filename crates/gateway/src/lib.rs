@@ -27,8 +27,8 @@ mod upstream_error;
 
 pub use error::GatewayError;
 pub use local_engines::LocalEngines;
-pub use reconciler::Reconciler;
 pub use models::{Model, ModelList};
+pub use reconciler::Reconciler;
 pub use routes::{Gateway, openapi, router};
 pub use settings::{GatewaySettings, LocalEngineSettings, StaticReplica};
 pub use source::ReplicaSource;

@@ -55,7 +55,10 @@ enum EngineError {
         source: std::io::Error,
     },
     #[error("the engine ended with {status}: {last_words}")]
-    Ended { status: std::process::ExitStatus, last_words: String },
+    Ended {
+        status: std::process::ExitStatus,
+        last_words: String,
+    },
     #[error("the engine was not ready after {0} seconds")]
     TimedOut(u64),
 }
@@ -87,14 +90,25 @@ impl LocalEngines {
     /// No engine runs yet.
     #[must_use]
     pub fn new(settings: LocalEngineSettings, blobs: Blobs) -> Self {
-        let starter =
-            Starter { settings, blobs, generations: AtomicU64::new(1), wake: Mutex::default() };
-        Self { starter: Arc::new(starter), engines: Mutex::default() }
+        let starter = Starter {
+            settings,
+            blobs,
+            generations: AtomicU64::new(1),
+            wake: Mutex::default(),
+        };
+        Self {
+            starter: Arc::new(starter),
+            engines: Mutex::default(),
+        }
     }
 
     /// Who is told when an engine's state changes.
     pub(crate) fn set_wake(&self, wake: Arc<Notify>) {
-        *self.starter.wake.lock().expect("invariant: the lock is held for one assignment") = Some(wake);
+        *self
+            .starter
+            .wake
+            .lock()
+            .expect("invariant: the lock is held for one assignment") = Some(wake);
     }
 
     /// Most engines at once.
@@ -113,7 +127,12 @@ impl LocalEngines {
         let engine = engines.entry(base.id).or_insert_with(|| {
             let (sender, state) = watch::channel(EngineState::Starting);
             let stop = CancellationToken::new();
-            let task = tokio::spawn(supervise(Arc::clone(&self.starter), base.clone(), sender, stop.clone()));
+            let task = tokio::spawn(supervise(
+                Arc::clone(&self.starter),
+                base.clone(),
+                sender,
+                stop.clone(),
+            ));
             Engine { state, stop, task }
         });
         engine.state.borrow().clone()
@@ -139,7 +158,9 @@ impl LocalEngines {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<BaseModelId, Engine>> {
-        self.engines.lock().expect("invariant: no holder of the engines' lock panics")
+        self.engines
+            .lock()
+            .expect("invariant: no holder of the engines' lock panics")
     }
 }
 
@@ -161,15 +182,27 @@ async fn supervise(
     let mut attempts: u32 = 0;
     loop {
         let started = tokio::time::Instant::now();
-        let Some(error) = starter.run(&base, &state, &stop).await.err() else { return };
+        let Some(error) = starter.run(&base, &state, &stop).await.err() else {
+            return;
+        };
         if stop.is_cancelled() {
             return;
         }
         // An engine that ran for a while and died is not one that cannot start.
-        attempts = if started.elapsed() > LONGEST_PAUSE { 1 } else { attempts + 1 };
+        attempts = if started.elapsed() > LONGEST_PAUSE {
+            1
+        } else {
+            attempts + 1
+        };
         tracing::error!(base_model = %base.name, attempts, error = &error as &dyn std::error::Error, "engine failed");
-        starter.announce(&state, EngineState::Failed { reason: chain(&error), attempts });
-        let pause = Duration::from_secs(1 << attempts.min(6)).min(LONGEST_PAUSE);
+        starter.announce(
+            &state,
+            EngineState::Failed {
+                reason: chain(&error),
+                attempts,
+            },
+        );
+        let pause = Duration::from_millis(250 << attempts.min(8)).min(LONGEST_PAUSE);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return,
@@ -190,7 +223,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl Starter {
     fn announce(&self, state: &watch::Sender<EngineState>, value: EngineState) {
         state.send_replace(value);
-        if let Some(wake) = &*self.wake.lock().expect("invariant: the lock is held for one assignment") {
+        if let Some(wake) = &*self
+            .wake
+            .lock()
+            .expect("invariant: the lock is held for one assignment")
+        {
             wake.notify_one();
         }
     }
@@ -202,30 +239,47 @@ impl Starter {
         state: &watch::Sender<EngineState>,
         stop: &CancellationToken,
     ) -> Result<(), EngineError> {
-        let folder = self.settings.cache_dir.join("base-models").join(base.digest.as_str());
+        let folder = self
+            .settings
+            .cache_dir
+            .join("base-models")
+            .join(base.digest.as_str());
         tokio::select! {
             staged = staging::stage(&self.blobs, &base.files, &folder) => staged?,
             () = stop.cancelled() => return Ok(()),
         }
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-        let place = self.settings.run_dir.join(format!("engine-{}-{generation}", base.name));
+        let place = self
+            .settings
+            .run_dir
+            .join(format!("engine-{}-{generation}", base.name));
         let (ready_file, log) = (place.with_extension("json"), place.with_extension("log"));
         let mut child = self.spawn(base, &folder, &ready_file, &log)?;
+        // The child reads the end of its stdin as the order to end, and waiting for a child closes a stdin it holds.
+        let stdin = child.stdin.take();
         let ended = self.watch(&mut child, &ready_file, generation, state, stop).await;
-        // The child reads end-of-file on its stdin as the order to end.
-        drop(child.stdin.take());
+        drop(stdin);
         if tokio::time::timeout(STOP_PATIENCE, child.wait()).await.is_err() {
             let _ = child.kill().await;
         }
         let _ = fs::remove_file(&ready_file);
         match ended {
             Ok(None) => Ok(()),
-            Ok(Some(status)) => Err(EngineError::Ended { status, last_words: last_words(&log) }),
+            Ok(Some(status)) => Err(EngineError::Ended {
+                status,
+                last_words: last_words(&log),
+            }),
             Err(error) => Err(error),
         }
     }
 
-    fn spawn(&self, base: &BaseModel, folder: &Path, ready_file: &Path, log: &Path) -> Result<Child, EngineError> {
+    fn spawn(
+        &self,
+        base: &BaseModel,
+        folder: &Path,
+        ready_file: &Path,
+        log: &Path,
+    ) -> Result<Child, EngineError> {
         let file = |action, path: &Path| {
             let path = path.to_owned();
             move |source| EngineError::File { action, path, source }
@@ -237,7 +291,14 @@ impl Starter {
             .arg("serve")
             .arg("--base")
             .arg(folder)
-            .args(["--listen", "127.0.0.1:0", "--supervised", "--model-name", base.name.as_str(), "--ready-file"])
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--supervised",
+                "--model-name",
+                base.name.as_str(),
+                "--ready-file",
+            ])
             .arg(ready_file)
             .args(&self.settings.arguments)
             .stdin(Stdio::piped())
@@ -292,13 +353,19 @@ fn read_ready_file(path: &Path) -> Option<String> {
         url: String,
     }
     let text = fs::read(path).ok()?;
-    serde_json::from_slice::<ReadyFile>(&text).ok().map(|ready| ready.url)
+    serde_json::from_slice::<ReadyFile>(&text)
+        .ok()
+        .map(|ready| ready.url)
 }
 
 /// The last line that a process wrote, cut to what fits in a message.
 fn last_words(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned();
-    let line = tail.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    let line = tail
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("it said nothing");
     line.chars().take(400).collect()
 }

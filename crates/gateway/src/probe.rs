@@ -42,7 +42,12 @@ impl ProbeError {
 }
 
 /// Asks `name` and `base` the same and compares. `folder` holds the adapter's files.
-pub(crate) async fn probe(replica: &ReplicaClient, base: &str, name: &str, folder: &Path) -> Result<(), ProbeError> {
+pub(crate) async fn probe(
+    replica: &ReplicaClient,
+    base: &str,
+    name: &str,
+    folder: &Path,
+) -> Result<(), ProbeError> {
     let mut differs = false;
     for prompt in PROMPTS {
         let tuned = answered(replica.fingerprint(name, prompt).await?, name)?;
@@ -58,14 +63,26 @@ pub(crate) async fn probe(replica: &ReplicaClient, base: &str, name: &str, folde
     let zero = zero.expect("invariant: reading weights does not panic");
     match zero {
         Ok(true) => Ok(()),
-        Ok(false) => Err(ProbeError::NoEffect { name: name.to_owned() }),
-        Err(source) => Err(ProbeError::Weights { name: name.to_owned(), source }),
+        Ok(false) => Err(ProbeError::NoEffect {
+            name: name.to_owned(),
+        }),
+        Err(source) => Err(ProbeError::Weights {
+            name: name.to_owned(),
+            source,
+        }),
     }
 }
 
 fn answered(fingerprint: Fingerprint, name: &str) -> Result<Fingerprint, ProbeError> {
-    let usable = !fingerprint.logprobs.is_empty() && fingerprint.logprobs.iter().all(|value| value.is_finite());
-    if usable { Ok(fingerprint) } else { Err(ProbeError::NoAnswer { name: name.to_owned() }) }
+    let usable =
+        !fingerprint.logprobs.is_empty() && fingerprint.logprobs.iter().all(|value| value.is_finite());
+    if usable {
+        Ok(fingerprint)
+    } else {
+        Err(ProbeError::NoAnswer {
+            name: name.to_owned(),
+        })
+    }
 }
 
 /// Whether every B matrix is zero, as before the first step of training: such an adapter rightly changes nothing.
@@ -93,8 +110,14 @@ mod tests {
         for (last, expected) in [(0u8, true), (1, false)] {
             let (a, b) = ([7u8; 8], [0, 0, 0, last]);
             let tensors = [
-                ("l.lora_A.weight", TensorView::new(Dtype::F32, vec![1, 2], &a).unwrap()),
-                ("l.lora_B.weight", TensorView::new(Dtype::F32, vec![1, 1], &b).unwrap()),
+                (
+                    "l.lora_A.weight",
+                    TensorView::new(Dtype::F32, vec![1, 2], &a).unwrap(),
+                ),
+                (
+                    "l.lora_B.weight",
+                    TensorView::new(Dtype::F32, vec![1, 1], &b).unwrap(),
+                ),
             ];
             safetensors::serialize_to_file(tensors, None, &path).unwrap();
             assert_eq!(acts_on_nothing(&path).unwrap(), expected);

@@ -54,10 +54,18 @@ async fn connect(
     loop {
         tries -= 1;
         let adapter = target.adapter.as_deref();
-        let lease = gateway.fleet.acquire(target.base, adapter, gateway.settings.start_wait).await;
+        let lease = gateway
+            .fleet
+            .acquire(target.base, adapter, gateway.settings.start_wait)
+            .await;
         let lease = lease.map_err(|reason| unavailable(&request.model, reason))?;
         let url = format!("{}{}", lease.url, request.endpoint.path());
-        let answer = gateway.http.post(url).json(&request.body(&lease.internal)).send().await;
+        let answer = gateway
+            .http
+            .post(url)
+            .json(&request.body(&lease.internal))
+            .send()
+            .await;
         let answer = match answer {
             Ok(answer) if answer.status().is_success() => return Ok((lease, answer)),
             answer => answer,
@@ -66,7 +74,10 @@ async fn connect(
             // Nothing was answered, so nothing was done that the caller knows of: the request may be sent again.
             Err(error) => {
                 gateway.fleet.doubt(target.base, &lease.url, None);
-                GatewayError::Upstream { status: 0, message: error.to_string() }
+                GatewayError::Upstream {
+                    status: 0,
+                    message: error.to_string(),
+                }
             }
             Ok(answer) if answer.status() == StatusCode::NOT_FOUND => {
                 gateway.fleet.doubt(target.base, &lease.url, adapter);
@@ -74,7 +85,11 @@ async fn connect(
             }
             Ok(answer) => {
                 let error = UpstreamError::read(answer).await;
-                return Err(GatewayError::from_upstream(error, &lease.internal, &request.model));
+                return Err(GatewayError::from_upstream(
+                    error,
+                    &lease.internal,
+                    &request.model,
+                ));
             }
         };
         if tries == 0 {
@@ -86,22 +101,34 @@ async fn connect(
 fn unavailable(model: &str, reason: Unavailable) -> GatewayError {
     match reason {
         Unavailable::Starting => GatewayError::Starting(model.to_owned()),
-        Unavailable::Failed(reason) => GatewayError::NoReplica { model: model.to_owned(), reason },
+        Unavailable::Failed(reason) => GatewayError::NoReplica {
+            model: model.to_owned(),
+            reason,
+        },
     }
 }
 
 fn streamed(upstream: reqwest::Response, rewriter: Rewriter, lease: Lease) -> Response {
     let body = Body::from_stream(stream::relay(upstream, rewriter, lease));
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/event-stream"),
+        ),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-        (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+        (
+            header::HeaderName::from_static("x-accel-buffering"),
+            HeaderValue::from_static("no"),
+        ),
     ];
     (headers, body).into_response()
 }
 
 async fn whole(upstream: reqwest::Response, rewriter: &Rewriter) -> Result<Response, GatewayError> {
-    let failed = |error: reqwest::Error| GatewayError::Upstream { status: 0, message: error.to_string() };
+    let failed = |error: reqwest::Error| GatewayError::Upstream {
+        status: 0,
+        message: error.to_string(),
+    };
     let mut value: Value = upstream.json().await.map_err(failed)?;
     rewriter.value(&mut value);
     Ok(axum::Json(value).into_response())

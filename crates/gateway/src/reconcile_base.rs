@@ -60,7 +60,11 @@ enum LoadError {
     #[error(transparent)]
     Probe(#[from] ProbeError),
     #[error("the replica has `{name}` loaded from {found}, not from {wanted}")]
-    Conflict { name: String, found: String, wanted: String },
+    Conflict {
+        name: String,
+        found: String,
+        wanted: String,
+    },
 }
 
 impl LoadError {
@@ -96,16 +100,21 @@ pub(crate) async fn reconcile(context: &Context, desired: &DesiredBase, memory: 
         Replicas::Known(keys) => keys,
         Replicas::Starting => return context.fleet.set_replicas(base.id, &[], None),
         Replicas::Failed { reason, attempts } => {
-            context.fleet.set_replicas(base.id, &[], Some(reason.clone()));
+            // One that died once is about to come back, so requests wait for it.
+            context
+                .fleet
+                .set_replicas(base.id, &[], (attempts > 1).then_some(reason));
             if attempts >= MOST_ATTEMPTS / 2 {
-                fail_pending(context, desired, &reason).await;
+                fail_pending(context, desired).await;
             }
             return;
         }
     };
     let replicas = reachable(context, &keys).await;
-    let known: Vec<(ReplicaKey, String)> =
-        replicas.iter().map(|replica| (replica.key.clone(), replica.base_name.clone())).collect();
+    let known: Vec<(ReplicaKey, String)> = replicas
+        .iter()
+        .map(|replica| (replica.key.clone(), replica.base_name.clone()))
+        .collect();
     let failure = known.is_empty().then(|| "no replica answers".to_owned());
     context.fleet.set_replicas(base.id, &known, failure);
     for revision in &desired.revisions {
@@ -114,8 +123,10 @@ pub(crate) async fn reconcile(context: &Context, desired: &DesiredBase, memory: 
     unload_unneeded(context, desired, &replicas, memory).await;
 }
 
-async fn fail_pending(context: &Context, desired: &DesiredBase, reason: &str) {
-    let reason = format!("The inference engine of base model `{}` does not start: {reason}", desired.base.name);
+async fn fail_pending(context: &Context, desired: &DesiredBase) {
+    let name = &desired.base.name;
+    let reason =
+        format!("Base model `{name}` has no inference engine that starts; the platform's log says why.");
     for revision in desired.revisions.iter().filter(|revision| is_pending(revision)) {
         context.catalogue.mark_failed(revision, &reason).await;
     }
@@ -136,7 +147,11 @@ async fn reachable(context: &Context, keys: &[ReplicaKey]) -> Vec<Replica> {
             }
         }
     });
-    futures::future::join_all(asked).await.into_iter().flatten().collect()
+    futures::future::join_all(asked)
+        .await
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn is_pending(revision: &RoutedRevision) -> bool {
@@ -184,17 +199,28 @@ async fn ensure_ready(
     if listed && context.fleet.is_ready(desired.base.id, &replica.key, &name) {
         return Outcome::Ready;
     }
-    context.fleet.set_ready(desired.base.id, &replica.key, &name, false);
+    context
+        .fleet
+        .set_ready(desired.base.id, &replica.key, &name, false);
     let slot = (replica.key.clone(), name.clone());
-    if memory.attempts.get(&slot).is_some_and(|attempt| Instant::now() < attempt.next) {
+    if memory
+        .attempts
+        .get(&slot)
+        .is_some_and(|attempt| Instant::now() < attempt.next)
+    {
         return Outcome::Waiting;
     }
     let Err(error) = load_and_probe(context, version, replica).await else {
         memory.attempts.remove(&slot);
-        context.fleet.set_ready(desired.base.id, &replica.key, &name, true);
+        context
+            .fleet
+            .set_ready(desired.base.id, &replica.key, &name, true);
         return Outcome::Ready;
     };
-    let attempt = memory.attempts.entry(slot).or_insert(Attempt { count: 0, next: Instant::now() });
+    let attempt = memory.attempts.entry(slot).or_insert(Attempt {
+        count: 0,
+        next: Instant::now(),
+    });
     attempt.count += 1;
     attempt.next = Instant::now() + Duration::from_secs(1 << attempt.count.min(6)).min(LONGEST_PAUSE);
     let source: &dyn std::error::Error = &error;
@@ -212,7 +238,9 @@ fn public_reason(error: &LoadError, name: &str, version: &AdapterVersion) -> Str
         LoadError::Staging(error) if error.is_permanent() => {
             format!("The stored files of `{shown}` are missing or damaged: {error}.")
         }
-        LoadError::Staging(_) => format!("The files of `{shown}` could not be fetched from the object store."),
+        LoadError::Staging(_) => {
+            format!("The files of `{shown}` could not be fetched from the object store.")
+        }
         LoadError::Replica(ReplicaError::Refused { error, .. })
         | LoadError::Probe(ProbeError::Replica(ReplicaError::Refused { error, .. })) => {
             let words: String = error.message.replace(name, &shown).chars().take(500).collect();
@@ -221,14 +249,21 @@ fn public_reason(error: &LoadError, name: &str, version: &AdapterVersion) -> Str
         LoadError::Replica(_) | LoadError::Probe(ProbeError::Replica(_)) => {
             format!("The inference engine did not answer while `{shown}` was loaded.")
         }
-        LoadError::Probe(error) => format!("`{shown}` failed its probe: {}.", error.to_string().replace(name, &shown)),
+        LoadError::Probe(error) => format!(
+            "`{shown}` failed its probe: {}.",
+            error.to_string().replace(name, &shown)
+        ),
         LoadError::Conflict { .. } => {
             format!("The inference engine holds other bytes under the name of `{shown}`.")
         }
     }
 }
 
-async fn load_and_probe(context: &Context, version: &AdapterVersion, replica: &Replica) -> Result<(), LoadError> {
+async fn load_and_probe(
+    context: &Context,
+    version: &AdapterVersion,
+    replica: &Replica,
+) -> Result<(), LoadError> {
     let name = engine_name(version);
     let folder = adapter_folder(context, version);
     staging::stage(&context.blobs, &version.files, &folder).await?;
@@ -253,7 +288,11 @@ async fn load(replica: &Replica, name: &str, folder: &std::path::Path) -> Result
             // Another gateway was faster. Names are bound to digests, but trust what the replica says, not the name.
             match replica.client.models().await?.get(name) {
                 Some(card) => check_root(card, folder),
-                None => Err(ReplicaError::Refused { url: replica.key.url.clone(), error }.into()),
+                None => Err(ReplicaError::Refused {
+                    url: replica.key.url.clone(),
+                    error,
+                }
+                .into()),
             }
         }
         Err(error) => Err(error.into()),
@@ -266,21 +305,42 @@ fn check_root(card: &ModelCard, folder: &std::path::Path) -> Result<(), LoadErro
         return Ok(());
     }
     let wanted = folder.display().to_string();
-    Err(LoadError::Conflict { name: card.id.clone(), found: found.to_owned(), wanted })
+    Err(LoadError::Conflict {
+        name: card.id.clone(),
+        found: found.to_owned(),
+        wanted,
+    })
 }
 
 fn adapter_folder(context: &Context, version: &AdapterVersion) -> PathBuf {
-    context.settings.cache_dir.join("adapters").join(version.digest.as_str())
+    context
+        .settings
+        .cache_dir
+        .join("adapters")
+        .join(version.digest.as_str())
 }
 
 /// Unloads what carries our naming and no revision wants, once it was unwanted for the grace and nothing uses it.
-async fn unload_unneeded(context: &Context, desired: &DesiredBase, replicas: &[Replica], memory: &mut Memory) {
-    let wanted: HashSet<String> = 
-        desired.revisions.iter().flat_map(catalogue::versions).map(engine_name).collect();
+async fn unload_unneeded(
+    context: &Context,
+    desired: &DesiredBase,
+    replicas: &[Replica],
+    memory: &mut Memory,
+) {
+    let wanted: HashSet<String> = desired
+        .revisions
+        .iter()
+        .flat_map(catalogue::versions)
+        .map(engine_name)
+        .collect();
     let base = desired.base.id;
     let mut unneeded = HashSet::new();
     for replica in replicas {
-        for name in replica.cards.keys().filter(|name| is_our_name(name) && !wanted.contains(*name)) {
+        for name in replica
+            .cards
+            .keys()
+            .filter(|name| is_our_name(name) && !wanted.contains(*name))
+        {
             let slot = (replica.key.clone(), name.clone());
             unneeded.insert(slot.clone());
             let since = *memory.unneeded_since.entry(slot).or_insert_with(Instant::now);
@@ -290,7 +350,9 @@ async fn unload_unneeded(context: &Context, desired: &DesiredBase, replicas: &[R
             }
             context.fleet.set_ready(base, &replica.key, name, false);
             match replica.client.unload(name).await {
-                Ok(()) => tracing::info!(%name, url = %replica.key.url, "unloaded an adapter that nothing uses"),
+                Ok(()) => {
+                    tracing::info!(%name, url = %replica.key.url, "unloaded an adapter that nothing uses")
+                }
                 Err(error) => {
                     tracing::warn!(%name, error = &error as &dyn std::error::Error, "cannot unload an adapter");
                 }
@@ -302,8 +364,12 @@ async fn unload_unneeded(context: &Context, desired: &DesiredBase, replicas: &[R
 
 /// `<adapter>--v<number>-<8 hex digits>`
 fn is_our_name(name: &str) -> bool {
-    let Some((_, version)) = name.rsplit_once("--v") else { return false };
-    let Some((number, digest)) = version.split_once('-') else { return false };
+    let Some((_, version)) = name.rsplit_once("--v") else {
+        return false;
+    };
+    let Some((number, digest)) = version.split_once('-') else {
+        return false;
+    };
     let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     digits && digest.len() == 8 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
@@ -315,7 +381,13 @@ mod tests {
     #[test]
     fn only_our_names_are_ours_to_unload() {
         assert!(is_our_name("support--v12-0123abcd"));
-        for foreign in ["support", "support--v1", "support--vx-01234567", "support--v1-0123", "--v-01234567"] {
+        for foreign in [
+            "support",
+            "support--v1",
+            "support--vx-01234567",
+            "support--v1-0123",
+            "--v-01234567",
+        ] {
             assert!(!is_our_name(foreign), "{foreign}");
         }
     }

@@ -34,15 +34,27 @@ pub struct Reconciler {
 
 impl Reconciler {
     pub(crate) fn new(context: Context, wake: Arc<Notify>) -> Self {
-        Self { context, wake, memories: HashMap::new(), rounds: JoinSet::new() }
+        Self {
+            context,
+            wake,
+            memories: HashMap::new(),
+            rounds: JoinSet::new(),
+        }
     }
 
     /// Runs until `shutdown`, then stops the replicas that this process started.
     pub async fn run(mut self, shutdown: CancellationToken) {
-        let listener = tokio::spawn(listen(self.context.clone(), Arc::clone(&self.wake), shutdown.clone()));
+        let listener = tokio::spawn(listen(
+            self.context.clone(),
+            Arc::clone(&self.wake),
+            shutdown.clone(),
+        ));
         loop {
             if let Err(error) = self.round().await {
-                tracing::error!(error = &error as &dyn std::error::Error, "cannot read what ought to be deployed");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot read what ought to be deployed"
+                );
             }
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -63,19 +75,28 @@ impl Reconciler {
         let named: HashSet<BaseModelId> = desired.iter().map(|desired| desired.base.id).collect();
         for base in used.keys().filter(|base| !named.contains(base)) {
             if let Some(base) = self.context.catalogue.base_model(*base).await? {
-                desired.push(DesiredBase { base, revisions: Vec::new() });
+                desired.push(DesiredBase {
+                    base,
+                    revisions: Vec::new(),
+                });
             }
         }
         let candidates: Vec<Candidate> = desired
             .iter()
             .map(|desired| Candidate {
                 base: desired.base.id,
-                pending: desired.revisions.iter().any(|revision| revision.state == RevisionState::Pending),
+                pending: desired
+                    .revisions
+                    .iter()
+                    .any(|revision| revision.state == RevisionState::Pending),
                 last_used: used.get(&desired.base.id).copied(),
             })
             .collect();
         let chosen = self.context.source.choose(&candidates, &self.context.fleet).await;
-        for desired in desired.into_iter().filter(|desired| chosen.contains(&desired.base.id)) {
+        for desired in desired
+            .into_iter()
+            .filter(|desired| chosen.contains(&desired.base.id))
+        {
             self.start_round(desired);
         }
         while self.rounds.try_join_next().is_some() {}
@@ -89,7 +110,8 @@ impl Reconciler {
             return;
         };
         let context = self.context.clone();
-        self.rounds.spawn(async move { reconcile_base::reconcile(&context, &desired, &mut memory).await });
+        self.rounds
+            .spawn(async move { reconcile_base::reconcile(&context, &desired, &mut memory).await });
     }
 }
 

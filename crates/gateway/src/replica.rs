@@ -73,9 +73,21 @@ impl ReplicaClient {
 
     /// `GET /v1/models`, by id.
     pub(crate) async fn models(&self) -> Result<HashMap<String, ModelCard>, ReplicaError> {
-        let request = self.http.get(format!("{}/v1/models", self.url)).timeout(Duration::from_secs(10));
-        let list: ModelList = self.send(request).await?.json().await.map_err(|e| self.unreachable(e))?;
-        Ok(list.data.into_iter().map(|card| (card.id.clone(), card)).collect())
+        let request = self
+            .http
+            .get(format!("{}/v1/models", self.url))
+            .timeout(Duration::from_secs(10));
+        let list: ModelList = self
+            .send(request)
+            .await?
+            .json()
+            .await
+            .map_err(|e| self.unreachable(e))?;
+        Ok(list
+            .data
+            .into_iter()
+            .map(|card| (card.id.clone(), card))
+            .collect())
     }
 
     /// Loads the adapter at `path`, which the replica opens itself, under `name`.
@@ -86,25 +98,38 @@ impl ReplicaClient {
 
     /// Forgets an adapter.
     pub(crate) async fn unload(&self, name: &str) -> Result<(), ReplicaError> {
-        self.post("/v1/unload_lora_adapter", &json!({"lora_name": name})).await.map(drop)
+        self.post("/v1/unload_lora_adapter", &json!({"lora_name": name}))
+            .await
+            .map(drop)
     }
 
     /// Greedy completion of `prompt` with log-probabilities.
     pub(crate) async fn fingerprint(&self, model: &str, prompt: &str) -> Result<Fingerprint, ReplicaError> {
-        let body = json!({"model": model, "prompt": prompt, "max_tokens": 8, "temperature": 0, "logprobs": 1});
+        let body =
+            json!({"model": model, "prompt": prompt, "max_tokens": 8, "temperature": 0, "logprobs": 1});
         let answer = self.post("/v1/completions", &body).await?;
         let answer: Value = answer.json().await.map_err(|e| self.unreachable(e))?;
         let logprobs = &answer["choices"][0]["logprobs"];
         let tokens = logprobs["tokens"].as_array().cloned().unwrap_or_default();
         let values = logprobs["token_logprobs"].as_array().cloned().unwrap_or_default();
         Ok(Fingerprint {
-            tokens: tokens.iter().map(|token| token.as_str().unwrap_or_default().to_owned()).collect(),
-            logprobs: values.iter().map(|value| value.as_f64().unwrap_or(f64::NAN)).collect(),
+            tokens: tokens
+                .iter()
+                .map(|token| token.as_str().unwrap_or_default().to_owned())
+                .collect(),
+            logprobs: values
+                .iter()
+                .map(|value| value.as_f64().unwrap_or(f64::NAN))
+                .collect(),
         })
     }
 
     async fn post(&self, path: &str, body: &Value) -> Result<reqwest::Response, ReplicaError> {
-        let request = self.http.post(format!("{}{path}", self.url)).json(body).timeout(self.timeout);
+        let request = self
+            .http
+            .post(format!("{}{path}", self.url))
+            .json(body)
+            .timeout(self.timeout);
         self.send(request).await
     }
 
@@ -114,10 +139,16 @@ impl ReplicaClient {
             return Ok(response);
         }
         let error = UpstreamError::read(response).await;
-        Err(ReplicaError::Refused { url: self.url.clone(), error })
+        Err(ReplicaError::Refused {
+            url: self.url.clone(),
+            error,
+        })
     }
 
     fn unreachable(&self, source: reqwest::Error) -> ReplicaError {
-        ReplicaError::Unreachable { url: self.url.clone(), source }
+        ReplicaError::Unreachable {
+            url: self.url.clone(),
+            source,
+        }
     }
 }

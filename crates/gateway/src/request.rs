@@ -6,17 +6,42 @@ use crate::GatewayError;
 
 /// Fields of both endpoints.
 const SAMPLING: &[&str] = &[
-    "max_tokens", "temperature", "top_p", "n", "stop", "stream", "stream_options", "seed", "presence_penalty",
-    "frequency_penalty", "logit_bias", "logprobs", "user",
+    "max_tokens",
+    "temperature",
+    "top_p",
+    "n",
+    "stop",
+    "stream",
+    "stream_options",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "user",
     // vLLM's own
-    "top_k", "min_p", "repetition_penalty", "stop_token_ids", "ignore_eos", "min_tokens", "skip_special_tokens",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "stop_token_ids",
+    "ignore_eos",
+    "min_tokens",
+    "skip_special_tokens",
     "include_stop_str_in_output",
 ];
 
 /// Further fields of `/v1/chat/completions`.
 const CHAT: &[&str] = &[
-    "messages", "max_completion_tokens", "top_logprobs", "response_format", "tools", "tool_choice",
-    "parallel_tool_calls", "add_generation_prompt", "continue_final_message", "chat_template_kwargs",
+    "messages",
+    "max_completion_tokens",
+    "top_logprobs",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template_kwargs",
 ];
 
 /// Further fields of `/v1/completions`.
@@ -73,7 +98,12 @@ impl ModelRequest {
         }
         let model = match fields.remove("model") {
             Some(Value::String(model)) if !model.is_empty() => model,
-            _ => return Err(invalid(Some("model"), "`model` must name a deployment or a base model.")),
+            _ => {
+                return Err(invalid(
+                    Some("model"),
+                    "`model` must name a deployment or a base model.",
+                ));
+            }
         };
         let stream = match fields.get("stream") {
             None | Some(Value::Null) => false,
@@ -82,7 +112,12 @@ impl ModelRequest {
         };
         check_input(endpoint, &fields)?;
         fields.retain(|field, value| endpoint.allows(field) && !value.is_null());
-        Ok(Self { endpoint, model, stream, fields })
+        Ok(Self {
+            endpoint,
+            model,
+            stream,
+            fields,
+        })
     }
 
     /// The body for a replica that calls the model `internal`.
@@ -98,18 +133,27 @@ fn check_input(endpoint: Endpoint, fields: &Map<String, Value>) -> Result<(), Ga
     match endpoint {
         Endpoint::Chat => match fields.get("messages") {
             Some(Value::Array(messages)) if !messages.is_empty() => Ok(()),
-            _ => Err(invalid(Some("messages"), "`messages` must be a list of at least one message.")),
+            _ => Err(invalid(
+                Some("messages"),
+                "`messages` must be a list of at least one message.",
+            )),
         },
         Endpoint::Completion => match fields.get("prompt") {
             Some(Value::String(_)) => Ok(()),
             Some(Value::Array(prompts)) if !prompts.is_empty() => Ok(()),
-            _ => Err(invalid(Some("prompt"), "`prompt` must be a text or a list of at least one prompt.")),
+            _ => Err(invalid(
+                Some("prompt"),
+                "`prompt` must be a text or a list of at least one prompt.",
+            )),
         },
     }
 }
 
 fn invalid(param: Option<&str>, message: &str) -> GatewayError {
-    GatewayError::Invalid { param: param.map(ToOwned::to_owned), message: message.to_owned() }
+    GatewayError::Invalid {
+        param: param.map(ToOwned::to_owned),
+        message: message.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -140,8 +184,14 @@ mod tests {
             (json!({"model": "", "messages": message}), Some("model")),
             (json!({"model": "m"}), Some("messages")),
             (json!({"model": "m", "messages": []}), Some("messages")),
-            (json!({"model": "m", "messages": message, "stream": "yes"}), Some("stream")),
-            (json!({"model": "m", "messages": message, "chat_template": "{{ x }}"}), Some("chat_template")),
+            (
+                json!({"model": "m", "messages": message, "stream": "yes"}),
+                Some("stream"),
+            ),
+            (
+                json!({"model": "m", "messages": message, "chat_template": "{{ x }}"}),
+                Some("chat_template"),
+            ),
         ] {
             let error = ModelRequest::parse(Endpoint::Chat, body).unwrap_err();
             assert_eq!(error.body().error.param.as_deref(), param);

@@ -33,32 +33,57 @@ pub(crate) async fn resolve(
     if name.parse::<ResourceName>().is_err() {
         return Err(GatewayError::ModelNotFound(shortened(name)));
     }
-    match catalogue.deployment(organization, name).await.map_err(GatewayError::Store)? {
-        Some(DeploymentState::Active(revision)) => return Ok(target(&revision, uuid::Uuid::new_v4().as_u128())),
+    match catalogue
+        .deployment(organization, name)
+        .await
+        .map_err(GatewayError::Store)?
+    {
+        Some(DeploymentState::Active(revision)) => {
+            return Ok(target(&revision, uuid::Uuid::new_v4().as_u128()));
+        }
         Some(DeploymentState::Pending) => return Err(GatewayError::Starting(name.to_owned())),
         Some(DeploymentState::Inactive) => return Err(GatewayError::NothingActive(name.to_owned())),
         None => {}
     }
-    let base = catalogue.base_model_by_name(organization, name).await.map_err(GatewayError::Store)?;
+    let base = catalogue
+        .base_model_by_name(organization, name)
+        .await
+        .map_err(GatewayError::Store)?;
     let base = base.ok_or_else(|| GatewayError::ModelNotFound(name.to_owned()))?;
-    Ok(Target { base, adapter: None, label: "base".to_owned() })
+    Ok(Target {
+        base,
+        adapter: None,
+        label: "base".to_owned(),
+    })
 }
 
 /// One of the revision's routes, each as often as its weight says.
 fn target(revision: &RoutedRevision, random: u128) -> Target {
-    let mut place = random % revision.routes.iter().map(|route| u128::from(route.weight)).sum::<u128>().max(1);
-    let chosen = revision.routes.iter().find(|route| match place.checked_sub(u128::from(route.weight)) {
-        Some(rest) => {
-            place = rest;
-            false
-        }
-        None => true,
-    });
+    let mut place = random
+        % revision
+            .routes
+            .iter()
+            .map(|route| u128::from(route.weight))
+            .sum::<u128>()
+            .max(1);
+    let chosen = revision
+        .routes
+        .iter()
+        .find(|route| match place.checked_sub(u128::from(route.weight)) {
+            Some(rest) => {
+                place = rest;
+                false
+            }
+            None => true,
+        });
     let version = chosen.and_then(|ResolvedRoute { version, .. }| version.as_ref());
     Target {
         base: revision.base_model_id,
         adapter: version.map(engine_name),
-        label: version.map_or_else(|| "base".to_owned(), |version| format!("{}@{}", version.adapter, version.number)),
+        label: version.map_or_else(
+            || "base".to_owned(),
+            |version| format!("{}@{}", version.adapter, version.number),
+        ),
     }
 }
 

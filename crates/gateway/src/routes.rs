@@ -52,7 +52,10 @@ impl Gateway {
         if let ReplicaSource::Local(engines) = &source {
             engines.set_wake(Arc::clone(&wake));
         }
-        let http = reqwest::Client::builder().no_proxy().read_timeout(settings.read_timeout).build()?;
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .read_timeout(settings.read_timeout)
+            .build()?;
         let gateway = Self {
             catalogue: Catalogue::new(store),
             fleet: Fleet::new(Arc::clone(&wake)),
@@ -73,7 +76,9 @@ impl Gateway {
 
 /// The routes, for the API to put behind its authentication.
 pub fn router(gateway: Gateway) -> OpenApiRouter {
-    operations().layer(DefaultBodyLimit::max(MAX_BODY)).with_state(gateway)
+    operations()
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(gateway)
 }
 
 /// The document of the routes, for the API to put into its own.
@@ -164,8 +169,15 @@ async fn list_models(
     State(gateway): State<Gateway>,
     Extension(principal): Extension<Principal>,
 ) -> Result<Json<ModelList>, GatewayError> {
-    let data = gateway.catalogue.models(principal.organization_id).await.map_err(GatewayError::Store)?;
-    Ok(Json(ModelList { object: "list".to_owned(), data }))
+    let data = gateway
+        .catalogue
+        .models(principal.organization_id)
+        .await
+        .map_err(GatewayError::Store)?;
+    Ok(Json(ModelList {
+        object: "list".to_owned(),
+        data,
+    }))
 }
 
 /// Show a model that can be called
@@ -183,6 +195,14 @@ async fn get_model(
     Extension(principal): Extension<Principal>,
     Path(name): Path<String>,
 ) -> Result<Json<Model>, GatewayError> {
-    let models = gateway.catalogue.models(principal.organization_id).await.map_err(GatewayError::Store)?;
-    models.into_iter().find(|model| model.id == name).map(Json).ok_or(GatewayError::ModelNotFound(name))
+    let models = gateway
+        .catalogue
+        .models(principal.organization_id)
+        .await
+        .map_err(GatewayError::Store)?;
+    models
+        .into_iter()
+        .find(|model| model.id == name)
+        .map(Json)
+        .ok_or(GatewayError::ModelNotFound(name))
 }

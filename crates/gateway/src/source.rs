@@ -40,13 +40,23 @@ impl ReplicaSource {
                 let keys: Vec<ReplicaKey> = given
                     .iter()
                     .filter(|replica| {
-                        replica.base_model == base.id.to_string() || replica.base_model == base.digest.as_str()
+                        replica.base_model == base.id.to_string()
+                            || replica.base_model == base.digest.as_str()
                     })
-                    .map(|replica| ReplicaKey { url: replica.url.trim_end_matches('/').to_owned(), generation: 0 })
+                    .map(|replica| ReplicaKey {
+                        url: replica.url.trim_end_matches('/').to_owned(),
+                        generation: 0,
+                    })
                     .collect();
                 if keys.is_empty() {
-                    let reason = format!("no replica is configured for base model `{}` ({})", base.name, base.id);
-                    return Replicas::Failed { reason, attempts: u32::MAX };
+                    let reason = format!(
+                        "no replica is configured for base model `{}` ({})",
+                        base.name, base.id
+                    );
+                    return Replicas::Failed {
+                        reason,
+                        attempts: u32::MAX,
+                    };
                 }
                 Replicas::Known(keys)
             }
@@ -66,7 +76,9 @@ impl ReplicaSource {
         };
         let present = engines.present();
         let chosen = rank(candidates, &present, engines.limit(), &|base| fleet.load(base));
-        let room = engines.limit().saturating_sub(chosen.iter().filter(|base| !present.contains(base)).count());
+        let room = engines
+            .limit()
+            .saturating_sub(chosen.iter().filter(|base| !present.contains(base)).count());
         let mut kept = present.iter().filter(|base| chosen.contains(base)).count();
         for base in present.into_iter().filter(|base| !chosen.contains(base)) {
             if kept < room {
@@ -111,12 +123,18 @@ fn rank(
             _ if running => 0,
             _ if loads[&candidate.base] > 0 => 1,
             Candidate { pending: true, .. } => 2,
-            Candidate { last_used: Some(_), .. } => 3,
+            Candidate {
+                last_used: Some(_), ..
+            } => 3,
             _ => 4,
         };
         (class, std::cmp::Reverse(candidate.last_used))
     });
-    order.into_iter().take(limit).map(|candidate| candidate.base).collect()
+    order
+        .into_iter()
+        .take(limit)
+        .map(|candidate| candidate.base)
+        .collect()
 }
 
 #[cfg(test)]
@@ -127,13 +145,27 @@ mod tests {
     fn busy_engines_stay_and_waiting_ones_come_before_idle_ones() {
         let now = Instant::now();
         let [busy, asked, waiting, idle] = std::array::from_fn(|_| BaseModelId::new());
-        let candidate = |base, pending, used: bool| Candidate { base, pending, last_used: used.then_some(now) };
-        let candidates =
-            [candidate(idle, false, false), candidate(waiting, true, false), candidate(asked, false, true), candidate(busy, false, true)];
+        let candidate = |base, pending, used: bool| Candidate {
+            base,
+            pending,
+            last_used: used.then_some(now),
+        };
+        let candidates = [
+            candidate(idle, false, false),
+            candidate(waiting, true, false),
+            candidate(asked, false, true),
+            candidate(busy, false, true),
+        ];
         let load = |base| usize::from(base == busy || base == asked);
         let present = [busy, idle];
         assert_eq!(rank(&candidates, &present, 1, &load), HashSet::from([busy]));
-        assert_eq!(rank(&candidates, &present, 2, &load), HashSet::from([busy, asked]));
-        assert_eq!(rank(&candidates, &present, 3, &load), HashSet::from([busy, asked, waiting]));
+        assert_eq!(
+            rank(&candidates, &present, 2, &load),
+            HashSet::from([busy, asked])
+        );
+        assert_eq!(
+            rank(&candidates, &present, 3, &load),
+            HashSet::from([busy, asked, waiting])
+        );
     }
 }

@@ -12,7 +12,6 @@ use tunesmith_store::files::StoredFile;
 use tunesmith_types::names::{DigestError, Sha256Digest};
 use uuid::Uuid;
 
-
 /// Why a folder could not be staged.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StagingError {
@@ -43,7 +42,10 @@ impl StagingError {
         match self {
             Self::File { .. } => false,
             Self::Blob { source, .. } => {
-                matches!(source, BlobError::NotFound { .. } | BlobError::DigestMismatch { .. })
+                matches!(
+                    source,
+                    BlobError::NotFound { .. } | BlobError::DigestMismatch { .. }
+                )
             }
             Self::Name(_) | Self::Key(_) | Self::Digest(_) => true,
         }
@@ -57,21 +59,31 @@ pub(crate) async fn stage(blobs: &Blobs, files: &[StoredFile], folder: &Path) ->
     }
     let parent = folder.parent().unwrap_or(Path::new("."));
     let partial = parent.join(format!("{}.partial", Uuid::new_v4().simple()));
-    fs::create_dir_all(&partial).await.map_err(failed("create", &partial))?;
+    fs::create_dir_all(&partial)
+        .await
+        .map_err(failed("create", &partial))?;
     let result = fill(blobs, files, &partial).await;
     let renamed = match result {
-        Ok(()) => fs::rename(&partial, folder).await.map_err(failed("rename", &partial)),
+        Ok(()) => fs::rename(&partial, folder)
+            .await
+            .map_err(failed("rename", &partial)),
         Err(error) => Err(error),
     };
     let Err(error) = renamed else { return Ok(()) };
     let _ = fs::remove_dir_all(&partial).await;
     // Another process may have staged the same digest meanwhile: its folder is as good.
-    if fs::try_exists(folder).await.unwrap_or(false) { Ok(()) } else { Err(error) }
+    if fs::try_exists(folder).await.unwrap_or(false) {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
 async fn fill(blobs: &Blobs, files: &[StoredFile], folder: &Path) -> Result<(), StagingError> {
     for file in files {
-        let plain = Path::new(&file.name).file_name().is_some_and(|name| name == file.name.as_str());
+        let plain = Path::new(&file.name)
+            .file_name()
+            .is_some_and(|name| name == file.name.as_str());
         if !plain {
             return Err(StagingError::Name(file.name.clone()));
         }
@@ -79,12 +91,19 @@ async fn fill(blobs: &Blobs, files: &[StoredFile], folder: &Path) -> Result<(), 
         let digest: Sha256Digest = file.sha256.parse()?;
         let path = folder.join(&file.name);
         let fetched = blobs.get_to_file(&key, &path, Some(&digest)).await;
-        fetched.map_err(|source| StagingError::Blob { name: file.name.clone(), source })?;
+        fetched.map_err(|source| StagingError::Blob {
+            name: file.name.clone(),
+            source,
+        })?;
     }
     let directory = fs::File::open(folder).await.map_err(failed("open", folder))?;
     directory.sync_all().await.map_err(failed("write", folder))
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StagingError {
-    move |source| StagingError::File { action, path: path.to_owned(), source }
+    move |source| StagingError::File {
+        action,
+        path: path.to_owned(),
+        source,
+    }
 }

@@ -73,7 +73,10 @@ impl Relay {
         self.ended = true;
         if !self.rewriter.done {
             tracing::warn!(model = %self.rewriter.public, message, "a stream from a replica broke");
-            let error = GatewayError::Upstream { status, message: message.to_owned() };
+            let error = GatewayError::Upstream {
+                status,
+                message: message.to_owned(),
+            };
             self.ready.push_back(error_event(&error));
         }
     }
@@ -85,7 +88,10 @@ fn error_event(error: &GatewayError) -> Bytes {
 }
 
 fn error_status(value: &Value) -> u16 {
-    value["error"]["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(500)
+    value["error"]["code"]
+        .as_u64()
+        .and_then(|code| u16::try_from(code).ok())
+        .unwrap_or(500)
 }
 
 /// Splits bytes into lines, whatever the chunk borders.
@@ -127,7 +133,11 @@ pub(crate) struct Rewriter {
 
 impl Rewriter {
     pub(crate) fn new(internal: &str, public: &str) -> Self {
-        Self { internal: internal.to_owned(), public: public.to_owned(), done: false }
+        Self {
+            internal: internal.to_owned(),
+            public: public.to_owned(),
+            done: false,
+        }
     }
 
     /// Rewrites one JSON answer.
@@ -154,7 +164,11 @@ impl Rewriter {
         };
         if value.get("error").is_some() {
             let error = UpstreamError::parse(error_status(&value), &value);
-            return Some(error_event(&GatewayError::from_upstream(error, &self.internal, &self.public)));
+            return Some(error_event(&GatewayError::from_upstream(
+                error,
+                &self.internal,
+                &self.public,
+            )));
         }
         self.value(&mut value);
         Some(Bytes::from(format!("data: {value}\n\n")))
@@ -184,12 +198,20 @@ mod tests {
     #[test]
     fn chunks_carry_the_public_name_only() {
         let mut rewriter = Rewriter::new("a--v1-01234567", "support");
-        let chunk = rewriter.line(br#"data: {"id":"c","model":"a--v1-01234567","choices":[]}"#).unwrap();
-        assert_eq!(chunk, "data: {\"id\":\"c\",\"model\":\"support\",\"choices\":[]}\n\n");
+        let chunk = rewriter
+            .line(br#"data: {"id":"c","model":"a--v1-01234567","choices":[]}"#)
+            .unwrap();
+        assert_eq!(
+            chunk,
+            "data: {\"id\":\"c\",\"model\":\"support\",\"choices\":[]}\n\n"
+        );
         let line = br#"data: {"error":{"message":"a--v1-01234567 at /cache/x broke","code":500}}"#;
         let error = rewriter.line(line).unwrap();
         let text = String::from_utf8(error.to_vec()).unwrap();
-        assert!(text.contains("upstream_error") && !text.contains("a--v1") && !text.contains("/cache"), "{text}");
+        assert!(
+            text.contains("upstream_error") && !text.contains("a--v1") && !text.contains("/cache"),
+            "{text}"
+        );
         assert!(rewriter.line(b"").is_none());
         assert!(!rewriter.done);
         rewriter.line(b"data: [DONE]").unwrap();

@@ -23,7 +23,10 @@ impl UpstreamError {
     /// Reads an error answer; a broken body gives the bare status.
     pub(crate) async fn read(mut response: reqwest::Response) -> Self {
         let status = response.status().as_u16();
-        let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
+        let retry_after = response
+            .headers()
+            .get("retry-after")
+            .and_then(|value| value.to_str().ok());
         let retry_after = retry_after.map(ToOwned::to_owned);
         let mut body = Vec::new();
         while let Ok(Some(chunk)) = response.chunk().await {
@@ -33,13 +36,22 @@ impl UpstreamError {
             }
         }
         let value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        Self { retry_after, ..Self::parse(status, &value) }
+        Self {
+            retry_after,
+            ..Self::parse(status, &value)
+        }
     }
 
     /// `{"error": {message, param, …}}`, the older flat `{"message", …}`, or FastAPI's `{"detail"}`.
     pub(crate) fn parse(status: u16, body: &Value) -> Self {
-        let inner = if body["error"].is_object() { &body["error"] } else { body };
-        let message = ["message", "detail", "error"].iter().find_map(|key| inner[*key].as_str());
+        let inner = if body["error"].is_object() {
+            &body["error"]
+        } else {
+            body
+        };
+        let message = ["message", "detail", "error"]
+            .iter()
+            .find_map(|key| inner[*key].as_str());
         Self {
             status,
             message: message.map_or_else(|| format!("status {status}"), ToOwned::to_owned),
@@ -67,7 +79,9 @@ impl UpstreamError {
     /// The limit and the number asked for, where the request was longer than the model's context.
     pub(crate) fn context_length(&self) -> Option<ContextLength> {
         let text = self.message.to_ascii_lowercase();
-        if !(text.contains("context length") || text.contains("maximum model length") || text.contains("max_model_len"))
+        if !(text.contains("context length")
+            || text.contains("maximum model length")
+            || text.contains("max_model_len"))
         {
             return None;
         }
@@ -76,7 +90,10 @@ impl UpstreamError {
             .filter_map(|digits| digits.parse::<u64>().ok());
         let first = numbers.next()?;
         let rest = numbers.max()?;
-        Some(ContextLength { limit: first.min(rest), requested: first.max(rest) })
+        Some(ContextLength {
+            limit: first.min(rest),
+            requested: first.max(rest),
+        })
     }
 }
 
@@ -97,19 +114,29 @@ mod tests {
     #[test]
     fn all_error_shapes_are_read() {
         let nested = json!({"error": {"message": "bad rank", "type": "BadRequestError", "param": "rank", "code": 400}});
-        let flat = json!({"object": "error", "message": "bad rank", "type": "X", "param": "rank", "code": 400});
+        let flat =
+            json!({"object": "error", "message": "bad rank", "type": "X", "param": "rank", "code": 400});
         for body in [nested, flat] {
             let error = UpstreamError::parse(400, &body);
-            assert_eq!((error.message.as_str(), error.param.as_deref()), ("bad rank", Some("rank")));
+            assert_eq!(
+                (error.message.as_str(), error.param.as_deref()),
+                ("bad rank", Some("rank"))
+            );
         }
-        assert_eq!(UpstreamError::parse(404, &json!({"detail": "Not Found"})).message, "Not Found");
+        assert_eq!(
+            UpstreamError::parse(404, &json!({"detail": "Not Found"})).message,
+            "Not Found"
+        );
         assert_eq!(UpstreamError::parse(500, &Value::Null).message, "status 500");
     }
 
     #[test]
     fn a_missing_route_is_not_the_adapters_fault() {
         assert!(!UpstreamError::parse(404, &json!({"detail": "Not Found"})).is_about_the_adapter());
-        assert!(UpstreamError::parse(404, &json!({"error": {"message": "No adapter found at /x"}})).is_about_the_adapter());
+        assert!(
+            UpstreamError::parse(404, &json!({"error": {"message": "No adapter found at /x"}}))
+                .is_about_the_adapter()
+        );
         assert!(!UpstreamError::parse(503, &json!({"error": {"message": "busy"}})).is_about_the_adapter());
     }
 
@@ -118,7 +145,16 @@ mod tests {
         let message = "This model's maximum context length is 256 tokens. However, you requested 300 tokens \
                        (290 in the messages, 10 in the completion).";
         let error = UpstreamError::parse(400, &json!({"error": {"message": message}}));
-        assert_eq!(error.context_length(), Some(ContextLength { limit: 256, requested: 300 }));
-        assert_eq!(UpstreamError::parse(400, &json!({"message": "temperature is 3"})).context_length(), None);
+        assert_eq!(
+            error.context_length(),
+            Some(ContextLength {
+                limit: 256,
+                requested: 300
+            })
+        );
+        assert_eq!(
+            UpstreamError::parse(400, &json!({"message": "temperature is 3"})).context_length(),
+            None
+        );
     }
 }

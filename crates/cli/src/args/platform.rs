@@ -117,7 +117,12 @@ pub(crate) enum LeaseProfile {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DemoArgs {
     /// Which example: a folder of examples/.
-    #[arg(long, value_name = "NAME", default_value = "customer-support", conflicts_with = "all")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "customer-support",
+        conflicts_with = "all"
+    )]
     pub(crate) example: String,
     /// All examples, one after the other, and a table of their metrics.
     #[arg(long)]
@@ -125,9 +130,9 @@ pub(crate) struct DemoArgs {
     /// Folder of the examples [default: found from the executable or the working directory].
     #[arg(long, value_name = "DIR")]
     pub(crate) examples_dir: Option<PathBuf>,
-    /// Base model.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) base: Option<String>,
+    /// Base model: a folder in Hugging Face layout [default: the one that comes with this program].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) base: Option<PathBuf>,
     /// Keep the downloaded PEFT folder here.
     #[arg(long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,

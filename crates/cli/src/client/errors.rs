@@ -17,9 +17,18 @@ pub(crate) struct ApiFailure {
 impl ApiFailure {
     pub(crate) async fn read(response: reqwest::Response, anonymous: bool) -> Self {
         let status = response.status().as_u16();
-        let request_id = response.headers().get("x-request-id").and_then(|id| id.to_str().ok()).map(ToOwned::to_owned);
+        let request_id = response
+            .headers()
+            .get("x-request-id")
+            .and_then(|id| id.to_str().ok())
+            .map(ToOwned::to_owned);
         let detail = response.json::<ErrorBody>().await.ok().map(|body| body.error);
-        Self { status, detail, request_id, anonymous }
+        Self {
+            status,
+            detail,
+            request_id,
+            anonymous,
+        }
     }
 }
 

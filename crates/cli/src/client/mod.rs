@@ -43,7 +43,11 @@ impl ApiClient {
             Credentials::Login(tokens) => Some(tokens.clone()),
             _ => None,
         };
-        Ok(Self { http, settings, login: Mutex::new(login) })
+        Ok(Self {
+            http,
+            settings,
+            login: Mutex::new(login),
+        })
     }
 
     /// Address of the server.
@@ -62,18 +66,30 @@ impl ApiClient {
     }
 
     /// `GET path?query`
-    pub(crate) async fn get_with<T: DeserializeOwned>(&self, path: &str, query: &impl Serialize) -> anyhow::Result<T> {
-        self.json(self.request(Method::GET, path).await?.query(query)).await
+    pub(crate) async fn get_with<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        self.json(self.request(Method::GET, path).await?.query(query))
+            .await
     }
 
     /// `POST path` with a JSON body.
-    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> anyhow::Result<T> {
-        self.json(self.request(Method::POST, path).await?.json(body)).await
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> anyhow::Result<T> {
+        self.json(self.request(Method::POST, path).await?.json(body))
+            .await
     }
 
     /// A request with credentials.
     pub(crate) async fn request(&self, method: Method, path: &str) -> anyhow::Result<RequestBuilder> {
-        let request = self.http.request(method, format!("{}{path}", self.settings.api_url));
+        let request = self
+            .http
+            .request(method, format!("{}{path}", self.settings.api_url));
         Ok(match &self.settings.credentials {
             Credentials::None => request,
             Credentials::ApiKey(key) => request.bearer_auth(key),
@@ -87,7 +103,10 @@ impl ApiClient {
         path: &str,
         body: &impl Serialize,
     ) -> anyhow::Result<T> {
-        let request = self.http.post(format!("{}{path}", self.settings.api_url)).json(body);
+        let request = self
+            .http
+            .post(format!("{}{path}", self.settings.api_url))
+            .json(body);
         self.json(request).await
     }
 
@@ -95,7 +114,10 @@ impl ApiClient {
     pub(crate) async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> anyhow::Result<T> {
         let response = self.send(request).await?;
         let url = response.url().clone();
-        response.json().await.with_context(|| format!("{url} answered something unexpected"))
+        response
+            .json()
+            .await
+            .with_context(|| format!("{url} answered something unexpected"))
     }
 
     /// Sends a request; an error answer becomes an [`ApiFailure`].
@@ -124,9 +146,13 @@ impl ApiClient {
         if tokens.expires_at - RENEW_EARLY > now() {
             return Ok(tokens.access_token);
         }
-        let body = auth::RefreshRequest { refresh_token: tokens.refresh_token };
-        let renewed: auth::Tokens =
-            self.post_anonymous("/v1/auth/refresh", &body).await.context("the login is over; log in again")?;
+        let body = auth::RefreshRequest {
+            refresh_token: tokens.refresh_token,
+        };
+        let renewed: auth::Tokens = self
+            .post_anonymous("/v1/auth/refresh", &body)
+            .await
+            .context("the login is over; log in again")?;
         let tokens = stored(&renewed);
         self.remember(Some(tokens.clone()))?;
         Ok(tokens.access_token)
@@ -135,12 +161,18 @@ impl ApiClient {
     /// Keeps a login, here and in the configuration file.
     pub(crate) fn remember(&self, tokens: Option<Tokens>) -> anyhow::Result<()> {
         self.lock().clone_from(&tokens);
-        let config = Config { api_url: Some(self.settings.api_url.clone()), api_key: None, tokens };
+        let config = Config {
+            api_url: Some(self.settings.api_url.clone()),
+            api_key: None,
+            tokens,
+        };
         config.write(&self.settings.config_path)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Tokens>> {
-        self.login.lock().expect("invariant: no holder of the login's lock panics")
+        self.login
+            .lock()
+            .expect("invariant: no holder of the login's lock panics")
     }
 }
 

@@ -14,16 +14,30 @@ use crate::{
     terminal::prompt,
 };
 
-pub(super) async fn sign_up(client: &ApiClient, args: SignupArgs, printer: Printer) -> anyhow::Result<ExitCode> {
+pub(super) async fn sign_up(
+    client: &ApiClient,
+    args: SignupArgs,
+    printer: Printer,
+) -> anyhow::Result<ExitCode> {
     let SignupArgs { email, organization } = args;
     let email = given_or_asked(email, "Email address")?;
     let organization_name = given_or_asked(organization, "Name of the organization")?;
     let password = prompt::password("Password (10 characters or more)")?;
-    let session = client.sign_up(&SignupRequest { email, password, organization_name }).await?;
+    let session = client
+        .sign_up(&SignupRequest {
+            email,
+            password,
+            organization_name,
+        })
+        .await?;
     keep(client, &session, printer)
 }
 
-pub(super) async fn log_in(client: &ApiClient, args: LoginArgs, printer: Printer) -> anyhow::Result<ExitCode> {
+pub(super) async fn log_in(
+    client: &ApiClient,
+    args: LoginArgs,
+    printer: Printer,
+) -> anyhow::Result<ExitCode> {
     let LoginArgs { email, api_key } = args;
     if let Some(key) = api_key {
         return log_in_with_key(client, key, printer).await;
@@ -36,13 +50,25 @@ pub(super) async fn log_in(client: &ApiClient, args: LoginArgs, printer: Printer
 
 /// The key is tried before it is stored.
 async fn log_in_with_key(client: &ApiClient, key: String, printer: Printer) -> anyhow::Result<ExitCode> {
-    let settings =
-        ClientSettings { credentials: Credentials::ApiKey(key.clone()), ..client.settings().clone() };
+    let settings = ClientSettings {
+        credentials: Credentials::ApiKey(key.clone()),
+        ..client.settings().clone()
+    };
     let with_key = ApiClient::new(settings)?;
     let identity = with_key.identity().await?;
-    let config = Config { api_url: Some(client.api_url().to_owned()), api_key: Some(key), tokens: None };
+    let config = Config {
+        api_url: Some(client.api_url().to_owned()),
+        api_key: Some(key),
+        tokens: None,
+    };
     config.write(&client.settings().config_path)?;
-    printer.result(&identity, || format!("logged in to {} as a key of {}", client.api_url(), identity.organization.name));
+    printer.result(&identity, || {
+        format!(
+            "logged in to {} as a key of {}",
+            client.api_url(),
+            identity.organization.name
+        )
+    });
     Ok(ExitCode::SUCCESS)
 }
 
@@ -89,7 +115,10 @@ pub(super) async fn who_am_i(client: &ApiClient, printer: Printer) -> anyhow::Re
             ("server", client.api_url().to_owned()),
             ("caller", who),
             ("role", identity.role.as_str().to_owned()),
-            ("organization", format!("{} ({})", identity.organization.name, identity.organization.id)),
+            (
+                "organization",
+                format!("{} ({})", identity.organization.name, identity.organization.id),
+            ),
         ])
     });
     Ok(ExitCode::SUCCESS)

@@ -20,24 +20,43 @@ use crate::{
     terminal::text::{ago, bytes},
 };
 
-pub(super) async fn run(client: &ApiClient, command: AdaptersCommand, printer: Printer) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    client: &ApiClient,
+    command: AdaptersCommand,
+    printer: Printer,
+) -> anyhow::Result<ExitCode> {
     match command {
         AdaptersCommand::List(list) => {
             let adapters: List<Adapter> = client.list("/v1/adapters", &page(&list)).await?;
             printer.result(&adapters, || {
                 let rows = adapters.data.iter().map(|adapter| {
                     let newest = adapter.latest_version.to_string();
-                    vec![adapter.name.clone(), newest, adapter.base_model.clone(), ago(adapter.created_at)]
+                    vec![
+                        adapter.name.clone(),
+                        newest,
+                        adapter.base_model.clone(),
+                        ago(adapter.created_at),
+                    ]
                 });
-                table(&["name", "newest version", "base model", "created"], rows.collect())
+                table(
+                    &["name", "newest version", "base model", "created"],
+                    rows.collect(),
+                )
             });
             say_more(printer, adapters.has_more, adapters.last_id.as_deref());
         }
         AdaptersCommand::Show { adapter } => match parse(&adapter)? {
             (name, Some(number)) => show_version(&client.adapter_version(name, number).await?, printer),
             (name, None) => {
-                let versions =
-                    client.adapter_versions(name, &PageQuery { after: None, limit: Some(100) }).await?;
+                let versions = client
+                    .adapter_versions(
+                        name,
+                        &PageQuery {
+                            after: None,
+                            limit: Some(100),
+                        },
+                    )
+                    .await?;
                 printer.result(&versions, || version_table(&versions.data));
             }
         },
@@ -58,7 +77,9 @@ pub(super) async fn run(client: &ApiClient, command: AdaptersCommand, printer: P
 
 /// `support` or `support@7`
 fn parse(text: &str) -> anyhow::Result<(&str, Option<i32>)> {
-    let Some((name, number)) = text.split_once('@') else { return Ok((text, None)) };
+    let Some((name, number)) = text.split_once('@') else {
+        return Ok((text, None));
+    };
     match number.parse() {
         Ok(number) if number > 0 => Ok((name, Some(number))),
         _ => bail!("`{text}` is no version; write it as `support@7`"),
@@ -72,11 +93,16 @@ fn version_table(versions: &[AdapterVersion]) -> String {
             version.base_model.clone(),
             bytes(version.bytes.unsigned_abs()),
             version.digest.chars().take(12).collect(),
-            version.job_id.map_or_else(|| "-".to_owned(), |job| job.to_string()),
+            version
+                .job_id
+                .map_or_else(|| "-".to_owned(), |job| job.to_string()),
             ago(version.created_at),
         ]
     });
-    table(&["version", "base model", "size", "digest", "job", "created"], rows.collect())
+    table(
+        &["version", "base model", "size", "digest", "job", "created"],
+        rows.collect(),
+    )
 }
 
 fn show_version(version: &AdapterVersion, printer: Printer) {
@@ -88,7 +114,12 @@ fn show_version(version: &AdapterVersion, printer: Printer) {
             ("base model", version.base_model.clone()),
             ("digest", version.digest.clone()),
             ("size", bytes(version.bytes.unsigned_abs())),
-            ("job", version.job_id.map_or_else(|| "-".to_owned(), |job| job.to_string())),
+            (
+                "job",
+                version
+                    .job_id
+                    .map_or_else(|| "-".to_owned(), |job| job.to_string()),
+            ),
             ("created", ago(version.created_at)),
         ]);
         format!("{shown}\nmanifest  {manifest}")
@@ -96,11 +127,22 @@ fn show_version(version: &AdapterVersion, printer: Printer) {
 }
 
 /// Makes `folder` a PEFT folder: whole, or not there at all.
-pub(super) async fn download(client: &ApiClient, name: &str, number: i32, folder: &Path) -> anyhow::Result<()> {
+pub(super) async fn download(
+    client: &ApiClient,
+    name: &str,
+    number: i32,
+    folder: &Path,
+) -> anyhow::Result<()> {
     if folder.exists() {
-        bail!("{} exists already; choose another folder with --out", folder.display());
+        bail!(
+            "{} exists already; choose another folder with --out",
+            folder.display()
+        );
     }
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let staging = tempfile::Builder::new().prefix(".download-").tempdir_in(parent);
     let staging = staging.with_context(|| format!("cannot write into {}", parent.display()))?;
@@ -108,7 +150,9 @@ pub(super) async fn download(client: &ApiClient, name: &str, number: i32, folder
     client.download_adapter(name, number, &archive).await?;
     let unpacked = staging.path().join("adapter");
     let (from, to) = (archive.clone(), unpacked.clone());
-    tokio::task::spawn_blocking(move || unpack(&from, &to)).await.context("cannot unpack the archive")??;
+    tokio::task::spawn_blocking(move || unpack(&from, &to))
+        .await
+        .context("cannot unpack the archive")??;
     std::fs::rename(&unpacked, folder).with_context(|| format!("cannot create {}", folder.display()))
 }
 
@@ -117,14 +161,21 @@ fn unpack(archive: &Path, folder: &Path) -> anyhow::Result<()> {
     std::fs::create_dir(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let file = std::fs::File::open(archive).with_context(|| format!("cannot open {}", archive.display()))?;
     let mut count = 0;
-    for entry in tar::Archive::new(file).entries().context("the archive is damaged")? {
+    for entry in tar::Archive::new(file)
+        .entries()
+        .context("the archive is damaged")?
+    {
         let mut entry = entry.context("the archive is damaged")?;
         if !entry.header().entry_type().is_file() {
             continue;
         }
         let path = entry.path().context("the archive is damaged")?.into_owned();
-        let name = path.file_name().context("the archive holds a file without a name")?;
-        entry.unpack(folder.join(name)).with_context(|| format!("cannot unpack {}", path.display()))?;
+        let name = path
+            .file_name()
+            .context("the archive holds a file without a name")?;
+        entry
+            .unpack(folder.join(name))
+            .with_context(|| format!("cannot unpack {}", path.display()))?;
         count += 1;
     }
     if count == 0 {

@@ -12,10 +12,18 @@ use crate::{
     terminal::text::ago,
 };
 
-pub(super) async fn run(client: &ApiClient, command: ApiKeysCommand, printer: Printer) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    client: &ApiClient,
+    command: ApiKeysCommand,
+    printer: Printer,
+) -> anyhow::Result<ExitCode> {
     match command {
         ApiKeysCommand::Create { name } => {
-            let request = CreateApiKeyRequest { name, role: None, expires_in: None };
+            let request = CreateApiKeyRequest {
+                name,
+                role: None,
+                expires_in: None,
+            };
             let created = client.create_api_key(&request).await?;
             printer.result(&created, || created.secret.clone());
             printer.words("keep it: it is not shown again");
@@ -24,7 +32,11 @@ pub(super) async fn run(client: &ApiClient, command: ApiKeysCommand, printer: Pr
             let keys = client.api_keys(&page(&list)).await?;
             printer.result(&keys, || {
                 let rows = keys.data.iter().map(|key| {
-                    let state = if key.revoked_at.is_some() { "revoked" } else { "works" };
+                    let state = if key.revoked_at.is_some() {
+                        "revoked"
+                    } else {
+                        "works"
+                    };
                     let used = key.last_used_at.map_or_else(|| "never".to_owned(), ago);
                     vec![
                         key.id.to_string(),
@@ -36,7 +48,10 @@ pub(super) async fn run(client: &ApiClient, command: ApiKeysCommand, printer: Pr
                         used,
                     ]
                 });
-                table(&["id", "name", "key", "role", "state", "created", "last used"], rows.collect())
+                table(
+                    &["id", "name", "key", "role", "state", "created", "last used"],
+                    rows.collect(),
+                )
             });
             say_more(printer, keys.has_more, keys.last_id.as_deref());
         }

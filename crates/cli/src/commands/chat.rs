@@ -23,16 +23,25 @@ struct Message {
 
 impl Message {
     fn new(role: &str, content: String) -> Self {
-        Self { role: role.to_owned(), content }
+        Self {
+            role: role.to_owned(),
+            content,
+        }
     }
 }
 
 pub(super) async fn run(client: &ApiClient, args: ChatArgs, printer: Printer) -> anyhow::Result<ExitCode> {
-    let mut messages: Vec<Message> = args.system.iter().map(|system| Message::new("system", system.clone())).collect();
+    let mut messages: Vec<Message> = args
+        .system
+        .iter()
+        .map(|system| Message::new("system", system.clone()))
+        .collect();
     if let Some(message) = &args.message {
         messages.push(Message::new("user", message.clone()));
         if printer.is_json() {
-            let answer: Value = client.post("/v1/chat/completions", &body(&args, &messages, false)).await?;
+            let answer: Value = client
+                .post("/v1/chat/completions", &body(&args, &messages, false))
+                .await?;
             printer.json(&answer);
         } else {
             stream(client, &args, &messages, printer).await?;
@@ -51,9 +60,14 @@ async fn converse(
     mut messages: Vec<Message>,
     printer: Printer,
 ) -> anyhow::Result<ExitCode> {
-    printer.words(format_args!("talking to {}; an empty line or Ctrl-D ends it", args.model));
+    printer.words(format_args!(
+        "talking to {}; an empty line or Ctrl-D ends it",
+        args.model
+    ));
     loop {
-        let question = tokio::task::spawn_blocking(|| prompt::line("you")).await.context("cannot read the terminal")??;
+        let question = tokio::task::spawn_blocking(|| prompt::line("you"))
+            .await
+            .context("cannot read the terminal")??;
         if question.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
@@ -83,8 +97,15 @@ fn body(args: &ChatArgs, messages: &[Message], stream: bool) -> Value {
 }
 
 /// Prints an answer as it comes, and returns it.
-async fn stream(client: &ApiClient, args: &ChatArgs, messages: &[Message], printer: Printer) -> anyhow::Result<String> {
-    let request = client.request(reqwest::Method::POST, "/v1/chat/completions").await?;
+async fn stream(
+    client: &ApiClient,
+    args: &ChatArgs,
+    messages: &[Message],
+    printer: Printer,
+) -> anyhow::Result<String> {
+    let request = client
+        .request(reqwest::Method::POST, "/v1/chat/completions")
+        .await?;
     let response = client.send(request.json(&body(args, messages, true))).await?;
     let mut events = std::pin::pin!(events(response));
     let mut answer = String::new();
@@ -93,11 +114,14 @@ async fn stream(client: &ApiClient, args: &ChatArgs, messages: &[Message], print
         if event.data == "[DONE]" {
             break;
         }
-        let chunk: Value = serde_json::from_str(&event.data).context("the server sent something unexpected")?;
+        let chunk: Value =
+            serde_json::from_str(&event.data).context("the server sent something unexpected")?;
         if let Some(message) = chunk["error"]["message"].as_str() {
             bail!("{message}");
         }
-        let piece = chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
+        let piece = chunk["choices"][0]["delta"]["content"]
+            .as_str()
+            .unwrap_or_default();
         printer.write(piece);
         answer.push_str(piece);
     }

@@ -20,18 +20,40 @@ use crate::{
 /// Between two looks at a revision on its way.
 const PAUSE: Duration = Duration::from_millis(300);
 
-pub(super) async fn run(client: &ApiClient, command: DeploymentsCommand, printer: Printer) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    client: &ApiClient,
+    command: DeploymentsCommand,
+    printer: Printer,
+) -> anyhow::Result<ExitCode> {
     match command {
-        DeploymentsCommand::Create { name, base, adapter, promotion: PromotionArgs { version, no_wait } } => {
+        DeploymentsCommand::Create {
+            name,
+            base,
+            adapter,
+            promotion: PromotionArgs { version, no_wait },
+        } => {
             if version.is_some() && adapter.is_none() {
                 bail!("--version is a version of an adapter; name it with --adapter");
             }
-            let request = CreateDeploymentRequest { name, base_model: base, adapter, version };
+            let request = CreateDeploymentRequest {
+                name,
+                base_model: base,
+                adapter,
+                version,
+            };
             let made = client.create_deployment(&request).await?;
             finish(client, made, no_wait, printer).await?;
         }
-        DeploymentsCommand::Promote { deployment, adapter, promotion: PromotionArgs { version, no_wait } } => {
-            let request = PromoteRequest { adapter, version, expected_revision: None };
+        DeploymentsCommand::Promote {
+            deployment,
+            adapter,
+            promotion: PromotionArgs { version, no_wait },
+        } => {
+            let request = PromoteRequest {
+                adapter,
+                version,
+                expected_revision: None,
+            };
             let promoted = client.promote(&deployment, &request).await?;
             finish(client, promoted, no_wait, printer).await?;
         }
@@ -39,12 +61,27 @@ pub(super) async fn run(client: &ApiClient, command: DeploymentsCommand, printer
             let deployments: List<Deployment> = client.list("/v1/deployments", &page(&list)).await?;
             printer.result(&deployments, || {
                 let rows = deployments.data.iter().map(|deployment| {
-                    let answers = deployment.active_revision.as_ref().map_or_else(|| "-".to_owned(), routes);
-                    let latest = deployment.latest_revision.as_ref().map_or_else(|| "-".to_owned(), described);
+                    let answers = deployment
+                        .active_revision
+                        .as_ref()
+                        .map_or_else(|| "-".to_owned(), routes);
+                    let latest = deployment
+                        .latest_revision
+                        .as_ref()
+                        .map_or_else(|| "-".to_owned(), described);
                     let name = deployment.name.clone();
-                    vec![name, deployment.base_model.clone(), answers, latest, ago(deployment.created_at)]
+                    vec![
+                        name,
+                        deployment.base_model.clone(),
+                        answers,
+                        latest,
+                        ago(deployment.created_at),
+                    ]
                 });
-                table(&["name", "base model", "answers", "newest revision", "created"], rows.collect())
+                table(
+                    &["name", "base model", "answers", "newest revision", "created"],
+                    rows.collect(),
+                )
             });
             say_more(printer, deployments.has_more, deployments.last_id.as_deref());
         }
@@ -64,7 +101,9 @@ async fn finish(client: &ApiClient, made: Deployment, no_wait: bool, printer: Pr
 /// # Errors
 /// It failed, or a newer one came between.
 pub(super) async fn wait(client: &ApiClient, made: Deployment) -> anyhow::Result<Deployment> {
-    let Some(wanted) = made.latest_revision.as_ref().map(|revision| revision.number) else { return Ok(made) };
+    let Some(wanted) = made.latest_revision.as_ref().map(|revision| revision.number) else {
+        return Ok(made);
+    };
     loop {
         let now = client.deployment(&made.name).await?;
         let Some(revision) = now.revisions.iter().find(|revision| revision.number == wanted) else {
@@ -73,7 +112,10 @@ pub(super) async fn wait(client: &ApiClient, made: Deployment) -> anyhow::Result
         match revision.status {
             RevisionState::Pending => tokio::time::sleep(PAUSE).await,
             RevisionState::Active => return Ok(now),
-            RevisionState::Superseded => bail!("revision {wanted} of `{}` was overtaken by a newer one", made.name),
+            RevisionState::Superseded => bail!(
+                "revision {wanted} of `{}` was overtaken by a newer one",
+                made.name
+            ),
             RevisionState::Failed => {
                 let reason = revision.reason.as_deref().unwrap_or("no reason was given");
                 bail!("revision {wanted} of `{}` failed: {reason}", made.name);
@@ -100,13 +142,31 @@ fn show(deployment: &Deployment, printer: Printer) {
             ("name", deployment.name.clone()),
             ("id", deployment.id.to_string()),
             ("base model", deployment.base_model.clone()),
-            ("answers", deployment.active_revision.as_ref().map_or_else(|| "-".to_owned(), routes)),
+            (
+                "answers",
+                deployment
+                    .active_revision
+                    .as_ref()
+                    .map_or_else(|| "-".to_owned(), routes),
+            ),
             ("created", ago(deployment.created_at)),
         ]);
         let rows = deployment.revisions.iter().map(|revision| {
             let reason = revision.reason.clone().unwrap_or_default();
-            vec![revision.number.to_string(), revision.status.to_string(), routes(revision), ago(revision.created_at), reason]
+            vec![
+                revision.number.to_string(),
+                revision.status.to_string(),
+                routes(revision),
+                ago(revision.created_at),
+                reason,
+            ]
         });
-        format!("{head}\n\n{}", table(&["revision", "state", "routes", "created", "reason"], rows.collect()))
+        format!(
+            "{head}\n\n{}",
+            table(
+                &["revision", "state", "routes", "created", "reason"],
+                rows.collect()
+            )
+        )
     });
 }

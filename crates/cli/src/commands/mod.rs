@@ -63,7 +63,10 @@ async fn run_client(command: Command, global: &Global, printer: Printer) -> anyh
 
 /// The page that list options ask for.
 fn page(list: &ListArgs) -> PageQuery {
-    PageQuery { after: list.after.clone(), limit: Some(list.limit) }
+    PageQuery {
+        after: list.after.clone(),
+        limit: Some(list.limit),
+    }
 }
 
 /// Says how to see what did not fit.

@@ -29,9 +29,13 @@ impl Metric {
         match self {
             Self::FirstLine => mean(items, |item| f64::from(u8::from(same_first_line(item)))),
             Self::Phrases => mean(items, phrase_share),
-            Self::LabelAndPhrases => {
-                mean(items, |item| if same_first_line(item) { phrase_share(item) } else { 0.0 })
-            }
+            Self::LabelAndPhrases => mean(items, |item| {
+                if same_first_line(item) {
+                    phrase_share(item)
+                } else {
+                    0.0
+                }
+            }),
             Self::FieldF1 => field_f1(items),
         }
     }
@@ -39,7 +43,10 @@ impl Metric {
 
 impl fmt::Display for Metric {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = Self::ALL.iter().find(|(metric, _)| metric == self).map(|(_, name)| *name);
+        let name = Self::ALL
+            .iter()
+            .find(|(metric, _)| metric == self)
+            .map(|(_, name)| *name);
         formatter.pad(name.expect("invariant: every metric is in the list"))
     }
 }
@@ -54,7 +61,9 @@ impl FromStr for Metric {
 
     fn from_str(text: &str) -> Result<Self, UnknownMetric> {
         let known = Self::ALL.iter().find(|(_, name)| *name == text);
-        known.map(|(metric, _)| *metric).ok_or_else(|| UnknownMetric(text.to_owned()))
+        known
+            .map(|(metric, _)| *metric)
+            .ok_or_else(|| UnknownMetric(text.to_owned()))
     }
 }
 
@@ -80,12 +89,17 @@ fn normal(text: &str) -> String {
 
 /// Non-empty lines in normal form.
 fn lines(text: &str) -> Vec<String> {
-    text.split('\n').map(normal).filter(|line| !line.is_empty()).collect()
+    text.split('\n')
+        .map(normal)
+        .filter(|line| !line.is_empty())
+        .collect()
 }
 
 fn same_first_line(item: &Item) -> bool {
     let (answer, reference) = (lines(&item.answer), lines(&item.reference));
-    answer.first().is_some_and(|first| Some(first) == reference.first())
+    answer
+        .first()
+        .is_some_and(|first| Some(first) == reference.first())
 }
 
 fn phrase_share(item: &Item) -> f64 {
@@ -93,7 +107,11 @@ fn phrase_share(item: &Item) -> f64 {
         return 1.0;
     }
     let answer = lines(&item.answer).join(" ");
-    let found = item.require.iter().filter(|phrase| answer.contains(&lines(phrase).join(" "))).count();
+    let found = item
+        .require
+        .iter()
+        .filter(|phrase| answer.contains(&lines(phrase).join(" ")))
+        .count();
     found as f64 / item.require.len() as f64
 }
 
@@ -112,7 +130,11 @@ fn field_f1(items: &[Item]) -> f64 {
         hits += given.intersection(&wanted).count();
         total += given.len() + wanted.len();
     }
-    if hits == 0 { 0.0 } else { 2.0 * hits as f64 / total as f64 }
+    if hits == 0 {
+        0.0
+    } else {
+        2.0 * hits as f64 / total as f64
+    }
 }
 
 #[cfg(test)]
@@ -121,7 +143,11 @@ mod tests {
 
     fn score(metric: Metric, reference: &str, require: &[&str], answer: &str) -> f64 {
         let require = require.iter().map(|phrase| (*phrase).to_owned()).collect();
-        metric.score(&[Item { answer: answer.to_owned(), reference: reference.to_owned(), require }])
+        metric.score(&[Item {
+            answer: answer.to_owned(),
+            reference: reference.to_owned(),
+            require,
+        }])
     }
 
     /// The tables of `examples/README.md`.
@@ -134,8 +160,24 @@ mod tests {
         assert_eq!(score(Metric::FirstLine, code, &[], ""), 0.0);
 
         let require = ["Meet Alba,", "Yours for 49 EUR."];
-        assert_eq!(score(Metric::Phrases, "", &require, "Meet Alba, a lamp.\nYours for\n49 EUR."), 1.0);
-        assert_eq!(score(Metric::Phrases, "", &require, "Meet Alba, a lamp. It costs 49 EUR."), 0.5);
+        assert_eq!(
+            score(
+                Metric::Phrases,
+                "",
+                &require,
+                "Meet Alba, a lamp.\nYours for\n49 EUR."
+            ),
+            1.0
+        );
+        assert_eq!(
+            score(
+                Metric::Phrases,
+                "",
+                &require,
+                "Meet Alba, a lamp. It costs 49 EUR."
+            ),
+            0.5
+        );
 
         let require = ["Dear Ana Petrov,", "kettle"];
         let refund = "Decision: refund";

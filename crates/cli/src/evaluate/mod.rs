@@ -36,7 +36,10 @@ pub(crate) async fn answers(
         bar.inc(1);
         answer
     });
-    let answers = futures::stream::iter(asked).buffered(asking.concurrency.max(1)).try_collect().await;
+    let answers = futures::stream::iter(asked)
+        .buffered(asking.concurrency.max(1))
+        .try_collect()
+        .await;
     bar.finish_and_clear();
     answers
 }
@@ -50,7 +53,9 @@ async fn ask(client: &ApiClient, asking: Asking<'_>, question: &Question) -> any
     });
     let answer: Value = client.post("/v1/chat/completions", &body).await?;
     let content = answer["choices"][0]["message"]["content"].as_str();
-    content.map(ToOwned::to_owned).with_context(|| format!("`{}` answered without a message", asking.model))
+    content
+        .map(ToOwned::to_owned)
+        .with_context(|| format!("`{}` answered without a message", asking.model))
 }
 
 /// Answers beside their references.

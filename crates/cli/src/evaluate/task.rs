@@ -55,11 +55,29 @@ impl Task {
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join("task.json");
         let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let file: TaskFile = serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
-        let TaskFile { title, metric, adapter, hyperparameters, max_tokens, questions } = file;
-        let metric = metric.parse().with_context(|| format!("{} is damaged", path.display()))?;
+        let file: TaskFile =
+            serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
+        let TaskFile {
+            title,
+            metric,
+            adapter,
+            hyperparameters,
+            max_tokens,
+            questions,
+        } = file;
+        let metric = metric
+            .parse()
+            .with_context(|| format!("{} is damaged", path.display()))?;
         let folder = folder.to_owned();
-        Ok(Self { folder, title, metric, adapter, hyperparameters, max_tokens, questions })
+        Ok(Self {
+            folder,
+            title,
+            metric,
+            adapter,
+            hyperparameters,
+            max_tokens,
+            questions,
+        })
     }
 
     pub(crate) fn train_file(&self) -> PathBuf {
@@ -75,7 +93,11 @@ impl Task {
 pub(crate) fn read_questions(path: &Path) -> anyhow::Result<Vec<Question>> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut questions = Vec::new();
-    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+    for (index, line) in text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty())
+    {
         let question = parse(line).with_context(|| format!("{}, line {}", path.display(), index + 1))?;
         questions.push(question);
     }
@@ -90,12 +112,25 @@ fn parse(line: &str) -> anyhow::Result<Question> {
         #[serde(default)]
         require: Vec<String>,
     }
-    let Line { mut messages, require } = serde_json::from_str(line).context("a line must be {\"messages\": […]}")?;
+    let Line {
+        mut messages,
+        require,
+    } = serde_json::from_str(line).context("a line must be {\"messages\": […]}")?;
     let last = messages.pop().context("`messages` is empty")?;
-    ensure!(last["role"] == "assistant", "the last message must be the assistant's, because it is the reference");
+    ensure!(
+        last["role"] == "assistant",
+        "the last message must be the assistant's, because it is the reference"
+    );
     ensure!(!messages.is_empty(), "there is no message before the reference");
-    let reference = last["content"].as_str().context("the content of the last message must be text")?.to_owned();
-    Ok(Question { messages, reference, require })
+    let reference = last["content"]
+        .as_str()
+        .context("the content of the last message must be text")?
+        .to_owned();
+    Ok(Question {
+        messages,
+        reference,
+        require,
+    })
 }
 
 #[cfg(test)]
@@ -109,7 +144,11 @@ mod tests {
         let question = parse(line).unwrap();
         assert_eq!((question.messages.len(), question.reference.as_str()), (1, "a"));
         assert_eq!(question.require, ["x"]);
-        for wrong in ["{}", r#"{"messages":[]}"#, r#"{"messages":[{"role":"user","content":"q"}]}"#] {
+        for wrong in [
+            "{}",
+            r#"{"messages":[]}"#,
+            r#"{"messages":[{"role":"user","content":"q"}]}"#,
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -8,15 +8,28 @@ use tunesmith_blobs::Blobs;
 use tunesmith_gateway::{GatewaySettings, LocalEngineSettings, LocalEngines, ReplicaSource, StaticReplica};
 
 use super::{
-    connections, executables,
+    connections,
     control::{ControlPlane, ControlPlaneParts},
+    executables,
     ready::ReadyFile,
     signals,
 };
-use crate::{args::platform::{ApiArgs, EngineArgs}, environment, printer::Printer};
+use crate::{
+    args::platform::{ApiArgs, EngineArgs},
+    environment,
+    printer::Printer,
+};
 
 pub(crate) async fn run(args: ApiArgs, printer: Printer) -> anyhow::Result<ExitCode> {
-    let ApiArgs { listen, ready_file, cache_dir, replicas, database, objects, engines } = args;
+    let ApiArgs {
+        listen,
+        ready_file,
+        cache_dir,
+        replicas,
+        database,
+        objects,
+        engines,
+    } = args;
     let stop = signals::shutdown(false)?;
     let store = connections::database(&database).await?;
     store.check_schema().await.context("the database is not ready")?;
@@ -25,14 +38,30 @@ pub(crate) async fn run(args: ApiArgs, printer: Printer) -> anyhow::Result<ExitC
     let replicas = if replicas.is_empty() {
         local_engines(&cache_dir, &blobs, &engines)?
     } else {
-        ReplicaSource::Static(replicas.iter().map(|text| parse_replica(text)).collect::<Result<_, _>>()?)
+        ReplicaSource::Static(
+            replicas
+                .iter()
+                .map(|text| parse_replica(text))
+                .collect::<Result<_, _>>()?,
+        )
     };
     let api = ApiSettings::new(signing_key()?);
     let gateway = GatewaySettings::new(cache_dir);
-    let mut control =
-        ControlPlane::start(ControlPlaneParts { store, blobs, api, gateway, replicas, listen, shared_models: &[] })
-            .await?;
-    let ready = ReadyFile { api_url: control.url(), api_key: None, pid: std::process::id() };
+    let mut control = ControlPlane::start(ControlPlaneParts {
+        store,
+        blobs,
+        api,
+        gateway,
+        replicas,
+        listen,
+        shared_models: &[],
+    })
+    .await?;
+    let ready = ReadyFile {
+        api_url: control.url(),
+        api_key: None,
+        pid: std::process::id(),
+    };
     if let Some(path) = &ready_file {
         ready.write(path)?;
     }
@@ -54,7 +83,8 @@ pub(super) fn local_engines(
     blobs: &Blobs,
     args: &EngineArgs,
 ) -> anyhow::Result<ReplicaSource> {
-    let folder: PathBuf = std::path::absolute(folder).with_context(|| format!("cannot resolve {}", folder.display()))?;
+    let folder: PathBuf =
+        std::path::absolute(folder).with_context(|| format!("cannot resolve {}", folder.display()))?;
     let settings = LocalEngineSettings {
         max_engines: args.max_engines.max(1),
         ..LocalEngineSettings::new(executables::engine()?, folder.clone(), folder.join("engines"))
@@ -64,8 +94,13 @@ pub(super) fn local_engines(
 
 fn parse_replica(text: &str) -> anyhow::Result<StaticReplica> {
     match text.split_once('=') {
-        Some((base, url)) if !base.is_empty() && (url.starts_with("http://") || url.starts_with("https://")) => {
-            Ok(StaticReplica { base_model: base.to_owned(), url: url.to_owned() })
+        Some((base, url))
+            if !base.is_empty() && (url.starts_with("http://") || url.starts_with("https://")) =>
+        {
+            Ok(StaticReplica {
+                base_model: base.to_owned(),
+                url: url.to_owned(),
+            })
         }
         _ => bail!("`{text}` is no replica; write it as `base_…=http://host:8000`"),
     }
@@ -73,7 +108,8 @@ fn parse_replica(text: &str) -> anyhow::Result<StaticReplica> {
 
 fn signing_key() -> anyhow::Result<SigningKey> {
     match environment::read(environment::JWT_SIGNING_KEY) {
-        Some(pem) => SigningKey::from_pem(&pem).with_context(|| format!("{} is not usable", environment::JWT_SIGNING_KEY)),
+        Some(pem) => SigningKey::from_pem(&pem)
+            .with_context(|| format!("{} is not usable", environment::JWT_SIGNING_KEY)),
         None => {
             tracing::warn!(
                 "{} is not set: access tokens of this process end with it, and no other process accepts them",

@@ -22,8 +22,12 @@ pub(crate) fn default_path() -> anyhow::Result<PathBuf> {
         return Ok(PathBuf::from("/var/lib/tunesmith"));
     }
     let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
-    let data = std::env::var_os("XDG_DATA_HOME").filter(|folder| !folder.is_empty()).map(PathBuf::from).or(home);
-    let data = data.context("neither XDG_DATA_HOME nor HOME is set; say where the data goes with --data-dir")?;
+    let data = std::env::var_os("XDG_DATA_HOME")
+        .filter(|folder| !folder.is_empty())
+        .map(PathBuf::from)
+        .or(home);
+    let data =
+        data.context("neither XDG_DATA_HOME nor HOME is set; say where the data goes with --data-dir")?;
     Ok(data.join("tunesmith"))
 }
 
@@ -54,14 +58,21 @@ impl DataDir {
                 bail!(
                     "{} is in use by another `tunesmith up` (process {}); stop that one first, or choose another --data-dir",
                     path.display(),
-                    if pid.trim().is_empty() { "unknown" } else { pid.trim() }
+                    if pid.trim().is_empty() {
+                        "unknown"
+                    } else {
+                        pid.trim()
+                    }
                 );
             }
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock {}", lock_path.display()));
             }
         }
-        let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        let written = lock
+            .set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| writeln!(lock, "{}", std::process::id()));
         written.with_context(|| format!("cannot write {}", lock_path.display()))?;
         Ok(Self { path, _lock: lock })
     }
@@ -91,7 +102,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let held = DataDir::open(folder.path()).unwrap();
         let message = DataDir::open(folder.path()).unwrap_err().to_string();
-        assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
+        assert!(
+            message.contains(&format!("process {}", std::process::id())),
+            "{message}"
+        );
         drop(held);
         DataDir::open(folder.path()).unwrap();
     }

@@ -22,7 +22,9 @@ pub(crate) use ready::ReadyFile;
 
 /// `tunesmith migrate`
 pub(crate) async fn migrate(printer: Printer) -> anyhow::Result<ExitCode> {
-    let database = DatabaseArgs { database_url: environment::read(environment::DATABASE_URL) };
+    let database = DatabaseArgs {
+        database_url: environment::read(environment::DATABASE_URL),
+    };
     let store = connections::database(&database).await?;
     store.migrate().await.context("cannot migrate the database")?;
     printer.words("the database is up to date");
@@ -32,6 +34,10 @@ pub(crate) async fn migrate(printer: Printer) -> anyhow::Result<ExitCode> {
 /// `tunesmith openapi`
 pub(crate) fn openapi(printer: Printer) -> anyhow::Result<ExitCode> {
     let document = tunesmith_api::openapi(tunesmith_gateway::openapi());
-    printer.line(document.to_pretty_json().context("cannot serialise the OpenAPI document")?);
+    printer.line(
+        document
+            .to_pretty_json()
+            .context("cannot serialise the OpenAPI document")?,
+    );
     Ok(ExitCode::SUCCESS)
 }

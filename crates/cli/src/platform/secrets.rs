@@ -1,7 +1,10 @@
 //! The secrets of a data folder, made at its first start and kept in a file of mode 0600. PostgreSQL's password lies
 //! in PostgreSQL's own folder.
 
-use std::{fs, io, path::{Path, PathBuf}};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context;
 use rand::{Rng, distr::Alphanumeric};
@@ -26,7 +29,10 @@ pub(crate) struct Secrets {
 
 impl std::fmt::Debug for Secrets {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Secrets").field("path", &self.path).finish_non_exhaustive()
+        formatter
+            .debug_struct("Secrets")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -36,8 +42,8 @@ impl Secrets {
         let path = folder.join("secrets.json");
         match fs::read(&path) {
             Ok(text) => {
-                let secrets: Self =
-                    serde_json::from_slice(&text).with_context(|| format!("{} is damaged", path.display()))?;
+                let secrets: Self = serde_json::from_slice(&text)
+                    .with_context(|| format!("{} is damaged", path.display()))?;
                 Ok(Self { path, ..secrets })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -82,7 +88,11 @@ impl Secrets {
 }
 
 fn random(length: usize) -> String {
-    rand::rng().sample_iter(Alphanumeric).take(length).map(char::from).collect()
+    rand::rng()
+        .sample_iter(Alphanumeric)
+        .take(length)
+        .map(char::from)
+        .collect()
 }
 
 #[cfg(test)]
@@ -102,7 +112,10 @@ mod tests {
         assert_eq!(first.s3(), second.s3());
         assert_eq!(second.owner_api_key.as_deref(), Some("tsk_x"));
         second.signing_key().unwrap();
-        let mode = fs::metadata(folder.path().join("secrets.json")).unwrap().permissions().mode();
+        let mode = fs::metadata(folder.path().join("secrets.json"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

@@ -23,7 +23,10 @@ use super::{
     secrets::Secrets,
     signals, worker,
 };
-use crate::{args::platform::{DatabaseArgs, ObjectStoreArgs, UpArgs}, printer::Printer};
+use crate::{
+    args::platform::{DatabaseArgs, ObjectStoreArgs, UpArgs},
+    printer::Printer,
+};
 
 /// Database and object store, with the embedded servers where they are ours.
 struct Stores {
@@ -68,7 +71,9 @@ impl Stores {
             (None, connections::database(database).await?)
         } else {
             let settings = EmbeddedSettings::new(data.path().join("postgres"));
-            let postgres = EmbeddedPostgres::start(&settings).await.context("cannot start the embedded PostgreSQL")?;
+            let postgres = EmbeddedPostgres::start(&settings)
+                .await
+                .context("cannot start the embedded PostgreSQL")?;
             let store = connections::connect(&postgres.url()).await?;
             (Some(postgres), store)
         };
@@ -77,11 +82,18 @@ impl Stores {
             (None, connections::object_store(objects).await?)
         } else {
             let folder = data.folder("objects")?;
-            let s3 = EmbeddedS3::start(&folder, secrets.s3(), 0).await.context("cannot start the embedded object store")?;
+            let s3 = EmbeddedS3::start(&folder, secrets.s3(), 0)
+                .await
+                .context("cannot start the embedded object store")?;
             let blobs = connections::open_bucket(&s3.settings()).await?;
             (Some(s3), blobs)
         };
-        Ok(Self { store, blobs, postgres, s3 })
+        Ok(Self {
+            store,
+            blobs,
+            postgres,
+            s3,
+        })
     }
 
     /// The database goes last, because everything else writes to it.
@@ -93,7 +105,10 @@ impl Stores {
         if let Some(postgres) = self.postgres
             && let Err(error) = postgres.stop().await
         {
-            tracing::error!(error = &error as &dyn std::error::Error, "the embedded postgres did not stop in order");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the embedded postgres did not stop in order"
+            );
         }
     }
 
@@ -130,9 +145,18 @@ async fn serve(
     let mut control = ControlPlane::start(parts).await?;
     let settings = worker::settings(&data.folder("training")?, &args.training)?;
     let stop_worker = CancellationToken::new();
-    let running = Worker::run(settings, stores.store.clone(), stores.blobs.clone(), stop_worker.clone());
+    let running = Worker::run(
+        settings,
+        stores.store.clone(),
+        stores.blobs.clone(),
+        stop_worker.clone(),
+    );
     let mut worker: JoinHandle<Result<(), WorkerError>> = tokio::spawn(running);
-    let ready = ReadyFile { api_url: control.url(), api_key: Some(owner_key), pid: std::process::id() };
+    let ready = ReadyFile {
+        api_url: control.url(),
+        api_key: Some(owner_key),
+        pid: std::process::id(),
+    };
     if let Some(path) = &args.ready_file {
         ready.write(path)?;
     }
@@ -149,7 +173,9 @@ async fn serve(
     if let Some(part) = &failed {
         printer.words(format_args!("{part} ended unexpectedly; stopping"));
     } else {
-        printer.words("stopping; running jobs are saved and go on at the next start (Ctrl-C again ends at once)");
+        printer.words(
+            "stopping; running jobs are saved and go on at the next start (Ctrl-C again ends at once)",
+        );
     }
     stop_worker.cancel();
     tokio::join!(control.stop(), async {
@@ -172,7 +198,10 @@ async fn owner_key(store: &Store, secrets: &mut Secrets) -> anyhow::Result<Strin
     if let Some(key) = known {
         return Ok(key);
     }
-    let key = bootstrap::owner_key(store, "tunesmith up").await.context("cannot make the owner's key")?.secret;
+    let key = bootstrap::owner_key(store, "tunesmith up")
+        .await
+        .context("cannot make the owner's key")?
+        .secret;
     secrets.owner_api_key = Some(key.clone());
     secrets.save()?;
     Ok(key)

@@ -9,20 +9,29 @@ use super::{connections, executables, signals};
 use crate::args::platform::{LeaseProfile, TrainingArgs, WorkerArgs};
 
 pub(crate) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
-    let WorkerArgs { work_dir, database, objects, training } = args;
+    let WorkerArgs {
+        work_dir,
+        database,
+        objects,
+        training,
+    } = args;
     let stop = signals::shutdown(false)?;
     let store = connections::database(&database).await?;
     store.check_schema().await.context("the database is not ready")?;
     let blobs = connections::object_store(&objects).await?;
-    let work_dir = work_dir.unwrap_or_else(|| std::env::temp_dir().join(format!("tunesmith-worker-{}", std::process::id())));
+    let work_dir = work_dir
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("tunesmith-worker-{}", std::process::id())));
     let settings = settings(&work_dir, &training)?;
-    Worker::run(settings, store, blobs, stop).await.context("the worker failed")?;
+    Worker::run(settings, store, blobs, stop)
+        .await
+        .context("the worker failed")?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Settings of a worker with its files below `folder`.
 pub(super) fn settings(folder: &Path, training: &TrainingArgs) -> anyhow::Result<WorkerSettings> {
-    let folder = std::path::absolute(folder).with_context(|| format!("cannot resolve {}", folder.display()))?;
+    let folder =
+        std::path::absolute(folder).with_context(|| format!("cannot resolve {}", folder.display()))?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".to_owned());
     let name = format!("{}:{}", host.trim(), std::process::id());
     let mut settings = WorkerSettings::new(name, folder, executables::trainer()?);

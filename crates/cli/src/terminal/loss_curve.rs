@@ -8,16 +8,26 @@ const MARGIN: usize = 8;
 /// Draws `points` (step, loss) into `width` by `height` characters. Points that are no numbers are left out; without
 /// any there is no picture.
 pub(crate) fn draw(points: &[(u64, f64)], width: usize, height: usize) -> Option<String> {
-    let points: Vec<(f64, f64)> =
-        points.iter().filter(|(_, loss)| loss.is_finite()).map(|(step, loss)| (*step as f64, *loss)).collect();
+    let points: Vec<(f64, f64)> = points
+        .iter()
+        .filter(|(_, loss)| loss.is_finite())
+        .map(|(step, loss)| (*step as f64, *loss))
+        .collect();
     let (first, last) = (points.first()?.0, points.last()?.0);
     let least = points.iter().map(|point| point.1).fold(f64::INFINITY, f64::min);
-    let most = points.iter().map(|point| point.1).fold(f64::NEG_INFINITY, f64::max);
+    let most = points
+        .iter()
+        .map(|point| point.1)
+        .fold(f64::NEG_INFINITY, f64::max);
     let columns = width.saturating_sub(MARGIN + 2).max(8);
     let mut cells = vec![vec![0u8; columns]; height.max(2)];
     let (dots_x, dots_y) = (columns * 2, cells.len() * 4);
     for (x, y) in smooth(&points, first, last, dots_x) {
-        let share = if most > least { (y - least) / (most - least) } else { 0.5 };
+        let share = if most > least {
+            (y - least) / (most - least)
+        } else {
+            0.5
+        };
         let row = ((1.0 - share) * (dots_y - 1) as f64).round() as usize;
         cells[row / 4][x / 2] |= DOTS[row % 4][x % 2];
     }
@@ -28,7 +38,11 @@ pub(crate) fn draw(points: &[(u64, f64)], width: usize, height: usize) -> Option
 fn smooth(points: &[(f64, f64)], first: f64, last: f64, columns: usize) -> Vec<(usize, f64)> {
     let mut sums = vec![(0.0, 0usize); columns];
     for (step, loss) in points {
-        let share = if last > first { (step - first) / (last - first) } else { 0.0 };
+        let share = if last > first {
+            (step - first) / (last - first)
+        } else {
+            0.0
+        };
         let column = (share * (columns - 1) as f64).round() as usize;
         sums[column].0 += loss;
         sums[column].1 += 1;
@@ -59,8 +73,14 @@ fn frame(cells: &[Vec<u8>], least: f64, most: f64, first: f64, last: f64) -> Str
             _ if row == cells.len() - 1 => format!("{least:.4}"),
             _ => String::new(),
         };
-        let dots: String = line.iter().map(|bits| char::from_u32(0x2800 + u32::from(*bits)).unwrap_or(' ')).collect();
-        text.push_str(&format!("{label:>MARGIN$} ┤{}\n", dots.trim_end_matches('\u{2800}')));
+        let dots: String = line
+            .iter()
+            .map(|bits| char::from_u32(0x2800 + u32::from(*bits)).unwrap_or(' '))
+            .collect();
+        text.push_str(&format!(
+            "{label:>MARGIN$} ┤{}\n",
+            dots.trim_end_matches('\u{2800}')
+        ));
     }
     let columns = cells.first().map_or(0, Vec::len);
     let (from, to) = (format!("step {first}"), format!("{last}"));

@@ -19,7 +19,9 @@ pub(crate) fn transfer(total: u64) -> ProgressBar {
 
 /// The bytes of a file as a request's body, counted by `bar`; the file is never in memory as a whole.
 pub(crate) async fn file_body(path: &Path, bar: &ProgressBar) -> anyhow::Result<reqwest::Body> {
-    let file = tokio::fs::File::open(path).await.with_context(|| format!("cannot open {}", path.display()))?;
+    let file = tokio::fs::File::open(path)
+        .await
+        .with_context(|| format!("cannot open {}", path.display()))?;
     let bar = bar.clone();
     let pieces = ReaderStream::with_capacity(file, PIECE).inspect(move |piece| {
         if let Ok(piece) = piece {

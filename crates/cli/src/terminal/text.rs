@@ -10,7 +10,11 @@ pub(crate) fn now() -> i64 {
 
 /// `12 s`, `3 min 05 s`, `2 h 07 min`
 pub(crate) fn duration(seconds: f64) -> String {
-    let seconds = if seconds.is_finite() && seconds > 0.0 { seconds.round() as u64 } else { 0 };
+    let seconds = if seconds.is_finite() && seconds > 0.0 {
+        seconds.round() as u64
+    } else {
+        0
+    };
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
@@ -34,7 +38,11 @@ pub(crate) fn bytes(count: u64) -> String {
     let mut value = count as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < 1024.0 {
-            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
+            return if unit == "B" {
+                format!("{count} B")
+            } else {
+                format!("{value:.1} {unit}")
+            };
         }
         value /= 1024.0;
     }

@@ -29,17 +29,28 @@ pub(crate) struct TrainingBar {
 impl TrainingBar {
     pub(crate) fn new(printer: Printer) -> Self {
         let moving = std::io::stderr().is_terminal();
-        let bar = if moving { ProgressBar::new(0) } else { ProgressBar::hidden() };
-        let style = ProgressStyle::with_template("{bar:28} {pos}/{len} {msg}").expect("invariant: the template is right");
+        let bar = if moving {
+            ProgressBar::new(0)
+        } else {
+            ProgressBar::hidden()
+        };
+        let style = ProgressStyle::with_template("{bar:28} {pos}/{len} {msg}")
+            .expect("invariant: the template is right");
         bar.set_style(style);
-        Self { bar, moving, printer, last_line: None }
+        Self {
+            bar,
+            moving,
+            printer,
+            last_line: None,
+        }
     }
 
     /// Shows how far the job is now.
     pub(crate) fn show(&mut self, job: &Job, last: Option<&JobMetric>) {
         let text = describe(job, last);
         if let Some(progress) = &job.progress {
-            self.bar.set_length(progress.total_steps.unwrap_or(0).unsigned_abs());
+            self.bar
+                .set_length(progress.total_steps.unwrap_or(0).unsigned_abs());
             self.bar.set_position(progress.step.unsigned_abs());
         }
         self.bar.set_message(text.clone());
@@ -47,15 +58,14 @@ impl TrainingBar {
         if !self.moving && due && !job.status.is_final() {
             self.last_line = Some(Instant::now());
             self.printer.words(match &job.progress {
-                Some(progress) => format!("step {}/{} {text}", progress.step, progress.total_steps.unwrap_or(0)),
+                Some(progress) => format!(
+                    "step {}/{} {text}",
+                    progress.step,
+                    progress.total_steps.unwrap_or(0)
+                ),
                 None => text,
             });
         }
-    }
-
-    /// A sentence above the bar.
-    pub(crate) fn say(&self, words: &str) {
-        if self.moving { self.bar.println(words) } else { self.printer.words(words) }
     }
 
     pub(crate) fn finish(&self) {
@@ -70,7 +80,9 @@ fn describe(job: &Job, last: Option<&JobMetric>) -> String {
             None => "queued".to_owned(),
         };
     }
-    let Some(progress) = &job.progress else { return "preparing".to_owned() };
+    let Some(progress) = &job.progress else {
+        return "preparing".to_owned();
+    };
     let mut parts = Vec::new();
     if let Some(loss) = last.and_then(|metric| metric.loss).or(progress.loss) {
         parts.push(format!("loss {loss:.4}"));

@@ -4,12 +4,7 @@ pub(super) mod upload;
 
 use std::process::ExitCode;
 
-use tunesmith_types::{
-    api::datasets::Dataset,
-    dataset::ValidationReport,
-    list::List,
-    states::DatasetState,
-};
+use tunesmith_types::{api::datasets::Dataset, dataset::ValidationReport, list::List, states::DatasetState};
 
 use super::{page, say_more};
 use crate::{
@@ -22,7 +17,11 @@ use crate::{
 /// Errors that are shown; the JSON has them all.
 const ERRORS_SHOWN: usize = 50;
 
-pub(super) async fn run(client: &ApiClient, command: DatasetsCommand, printer: Printer) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    client: &ApiClient,
+    command: DatasetsCommand,
+    printer: Printer,
+) -> anyhow::Result<ExitCode> {
     match command {
         DatasetsCommand::Upload { file, name } => {
             let dataset = upload::upload(client, &file, name, printer).await?;
@@ -39,12 +38,17 @@ pub(super) async fn run(client: &ApiClient, command: DatasetsCommand, printer: P
                         dataset.reference.clone(),
                         dataset.id.to_string(),
                         dataset.status.to_string(),
-                        dataset.examples.map_or_else(|| "-".to_owned(), |count| count.to_string()),
+                        dataset
+                            .examples
+                            .map_or_else(|| "-".to_owned(), |count| count.to_string()),
                         bytes(dataset.bytes.unsigned_abs()),
                         ago(dataset.created_at),
                     ]
                 });
-                table(&["dataset", "id", "state", "examples", "size", "created"], rows.collect())
+                table(
+                    &["dataset", "id", "state", "examples", "size", "created"],
+                    rows.collect(),
+                )
             });
             say_more(printer, datasets.has_more, datasets.last_id.as_deref());
         }

@@ -27,9 +27,17 @@ pub(crate) async fn upload(
     }
     let name = match name {
         Some(name) => name,
-        None => file.file_stem().context("give the dataset a name with --name")?.to_string_lossy().to_lowercase(),
+        None => file
+            .file_stem()
+            .context("give the dataset a name with --name")?
+            .to_string_lossy()
+            .to_lowercase(),
     };
-    printer.words(format_args!("uploading {} ({})", file.display(), bytes(metadata.len())));
+    printer.words(format_args!(
+        "uploading {} ({})",
+        file.display(),
+        bytes(metadata.len())
+    ));
     let bar = progress::transfer(metadata.len());
     let body = progress::file_body(file, &bar).await?;
     let uploaded = client.upload_dataset(&name, body).await;

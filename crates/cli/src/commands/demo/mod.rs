@@ -13,6 +13,7 @@ use anyhow::{Context, bail};
 use serde_json::json;
 
 use self::{platform::DemoPlatform, tour::Outcome};
+use super::base_models::register::register;
 use crate::{
     args::platform::DemoArgs,
     evaluate::Task,
@@ -21,13 +22,29 @@ use crate::{
 };
 
 pub(super) async fn run(args: DemoArgs, printer: Printer) -> anyhow::Result<ExitCode> {
-    let DemoArgs { example, all, examples_dir, base, output } = args;
+    let DemoArgs {
+        example,
+        all,
+        examples_dir,
+        base,
+        output,
+    } = args;
     let started = Instant::now();
     let folder = examples_folder(examples_dir)?;
-    let tasks = if all { all_tasks(&folder)? } else { vec![Task::read(&folder.join(&example))?] };
-    let place = tempfile::Builder::new().prefix("tunesmith-demo-").tempdir().context("cannot make a temporary folder")?;
+    let tasks = if all {
+        all_tasks(&folder)?
+    } else {
+        vec![Task::read(&folder.join(&example))?]
+    };
+    let place = tempfile::Builder::new()
+        .prefix("tunesmith-demo-")
+        .tempdir()
+        .context("cannot make a temporary folder")?;
     let output = output.unwrap_or_else(|| place.path().join("adapters"));
-    heading(printer, "Starting the platform: PostgreSQL, object store, API, worker, inference engine");
+    heading(
+        printer,
+        "Starting the platform: PostgreSQL, object store, API, worker, inference engine",
+    );
     let platform = DemoPlatform::start(place.path()).await?;
     let result = tokio::select! {
         result = tours(&platform, &tasks, base.as_deref(), &output, printer) => result,
@@ -43,12 +60,12 @@ pub(super) async fn run(args: DemoArgs, printer: Printer) -> anyhow::Result<Exit
 async fn tours(
     platform: &DemoPlatform,
     tasks: &[Task],
-    base: Option<&str>,
+    base: Option<&Path>,
     output: &Path,
     printer: Printer,
 ) -> anyhow::Result<Vec<Outcome>> {
     let base = match base {
-        Some(base) => base.to_owned(),
+        Some(folder) => register(platform.client(), folder, None, printer).await?.name,
         None => tour::first_base_model(platform.client()).await?,
     };
     let mut outcomes = Vec::with_capacity(tasks.len());
@@ -60,7 +77,10 @@ async fn tours(
 
 /// A line that stands out.
 pub(super) fn heading(printer: Printer, words: &str) {
-    printer.words(format_args!("\n{}", console::style(format!("▸ {words}")).bold().for_stderr()));
+    printer.words(format_args!(
+        "\n{}",
+        console::style(format!("▸ {words}")).bold().for_stderr()
+    ));
 }
 
 fn show(outcomes: &[Outcome], started: Instant, printer: Printer) {
@@ -68,7 +88,10 @@ fn show(outcomes: &[Outcome], started: Instant, printer: Printer) {
     let results: Vec<_> = outcomes.iter().map(Outcome::to_json).collect();
     printer.result(&json!({"examples": results, "seconds": seconds}), || {
         let rows = outcomes.iter().map(Outcome::row).collect();
-        let results = table(&["example", "metric", "base", "tuned", "held-out", "training"], rows);
+        let results = table(
+            &["example", "metric", "base", "tuned", "held-out", "training"],
+            rows,
+        );
         format!("\n{results}\n\nfinished in {}", duration(seconds))
     });
 }
@@ -80,9 +103,19 @@ fn examples_folder(given: Option<PathBuf>) -> anyhow::Result<PathBuf> {
     }
     let executable = std::env::current_exe().context("cannot tell where this executable is")?;
     let mut candidates = vec![PathBuf::from("examples")];
-    candidates.extend(executable.ancestors().skip(1).take(4).map(|folder| folder.join("examples")));
-    let found = candidates.into_iter().find(|folder| folder.join("customer-support/task.json").is_file());
-    found.context("the examples are not here; run this from the repository, or name their folder with --examples-dir")
+    candidates.extend(
+        executable
+            .ancestors()
+            .skip(1)
+            .take(4)
+            .map(|folder| folder.join("examples")),
+    );
+    let found = candidates
+        .into_iter()
+        .find(|folder| folder.join("customer-support/task.json").is_file());
+    found.context(
+        "the examples are not here; run this from the repository, or name their folder with --examples-dir",
+    )
 }
 
 fn all_tasks(folder: &Path) -> anyhow::Result<Vec<Task>> {

@@ -3,7 +3,7 @@
 use std::{path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context, bail};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 use crate::{
     client::ApiClient,
@@ -21,6 +21,7 @@ const LOG_LINES: usize = 15;
 #[derive(Debug)]
 pub(super) struct DemoPlatform {
     child: Child,
+    stdin: Option<ChildStdin>,
     client: ApiClient,
 }
 
@@ -28,7 +29,8 @@ impl DemoPlatform {
     pub(super) async fn start(folder: &Path) -> anyhow::Result<Self> {
         let (ready_file, log_file) = (folder.join("ready.json"), folder.join("up.log"));
         let executable = std::env::current_exe().context("cannot tell where this executable is")?;
-        let log = std::fs::File::create(&log_file).with_context(|| format!("cannot create {}", log_file.display()))?;
+        let log = std::fs::File::create(&log_file)
+            .with_context(|| format!("cannot create {}", log_file.display()))?;
         let mut child = Command::new(executable)
             .args(["up", "--supervised", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(folder.join("data"))
@@ -41,6 +43,8 @@ impl DemoPlatform {
             .process_group(0)
             .spawn()
             .context("cannot start the platform")?;
+        // Waiting for a child closes a stdin that it holds, and the end of its stdin ends the child.
+        let stdin = child.stdin.take();
         let ready = tokio::select! {
             ready = tokio::time::timeout(START_PATIENCE, wait_for(&ready_file)) => ready.ok(),
             _ = child.wait() => None,
@@ -52,8 +56,16 @@ impl DemoPlatform {
             bail!("the platform did not start:\n{}", tail.join("\n"));
         };
         let credentials = api_key.map_or(Credentials::None, Credentials::ApiKey);
-        let settings = ClientSettings { api_url, credentials, config_path: folder.join("config.json") };
-        Ok(Self { child, client: ApiClient::new(settings)? })
+        let settings = ClientSettings {
+            api_url,
+            credentials,
+            config_path: folder.join("config.json"),
+        };
+        Ok(Self {
+            child,
+            stdin,
+            client: ApiClient::new(settings)?,
+        })
     }
 
     pub(super) fn client(&self) -> &ApiClient {
@@ -62,7 +74,7 @@ impl DemoPlatform {
 
     /// Ends the child in order and waits until it has stopped all that it started.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
-        drop(self.child.stdin.take());
+        drop(self.stdin.take());
         match tokio::time::timeout(STOP_PATIENCE, self.child.wait()).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(error).context("cannot wait for the platform"),

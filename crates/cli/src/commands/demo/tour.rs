@@ -66,8 +66,13 @@ impl Outcome {
 /// The base model that came with the platform.
 pub(super) async fn first_base_model(client: &ApiClient) -> anyhow::Result<String> {
     let models: List<BaseModel> = client.list("/v1/base-models", &PageQuery::default()).await?;
-    let ready = models.data.into_iter().find(|model| model.status == BaseModelState::Ready);
-    ready.map(|model| model.name).context("this build carries no base model; name one with --base")
+    let ready = models
+        .data
+        .into_iter()
+        .find(|model| model.status == BaseModelState::Ready);
+    ready
+        .map(|model| model.name)
+        .context("this build carries no base model; name one with --base")
 }
 
 /// The whole path for one example.
@@ -86,7 +91,10 @@ pub(super) async fn run(
     let (before, after, questions) = ask(client, task, base, printer).await?;
     side_by_side(task, &questions, &before, &after, printer);
     let score = |answers: &[String]| task.metric.score(&items(&questions, answers));
-    let training = job.finished_at.zip(job.started_at).map_or(0, |(finished, started)| finished - started);
+    let training = job
+        .finished_at
+        .zip(job.started_at)
+        .map_or(0, |(finished, started)| finished - started);
     let outcome = Outcome {
         title: task.title.clone(),
         metric: task.metric,
@@ -107,7 +115,11 @@ async fn upload_examples(client: &ApiClient, task: &Task, printer: Printer) -> a
     if dataset.status != DatasetState::Valid {
         bail!("{} is not valid", task.train_file().display());
     }
-    printer.words(format_args!("  {} is valid: {} examples", dataset.reference, dataset.examples.unwrap_or(0)));
+    printer.words(format_args!(
+        "  {} is valid: {} examples",
+        dataset.reference,
+        dataset.examples.unwrap_or(0)
+    ));
     Ok(dataset.reference)
 }
 
@@ -129,18 +141,26 @@ async fn train(
     let started = Instant::now();
     let (job, metrics) = watch::watch(client, job, printer).await?;
     if job.status != JobState::Succeeded {
-        let why = job.error.map_or_else(|| "no reason was given".to_owned(), |error| error.message);
+        let why = job
+            .error
+            .map_or_else(|| "no reason was given".to_owned(), |error| error.message);
         bail!("the job ended {}: {why}", job.status);
     }
     let tokens: i64 = metrics.iter().filter_map(|metric| metric.tokens).sum();
     let busy: f64 = metrics.iter().filter_map(|metric| metric.seconds).sum();
     let speed = if busy > 0.0 { tokens as f64 / busy } else { 0.0 };
     let took = duration(started.elapsed().as_secs_f64());
-    printer.words(format_args!("  {} steps in {took}, {speed:.0} tokens/s\n", metrics.len()));
+    printer.words(format_args!(
+        "  {} steps in {took}, {speed:.0} tokens/s\n",
+        metrics.len()
+    ));
     if let Some(curve) = watch::curve(&metrics) {
         printer.words(curve);
     }
-    let version = job.adapter_version.clone().context("the job succeeded without a version")?;
+    let version = job
+        .adapter_version
+        .clone()
+        .context("the job succeeded without a version")?;
     printer.words(format_args!("\n  registered as {}", version.reference));
     Ok((job, version))
 }
@@ -157,11 +177,22 @@ async fn fetch(
     let mut files = Vec::new();
     for entry in std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let entry = entry.with_context(|| format!("cannot read {}", folder.display()))?;
-        let size = entry.metadata().map(|metadata| metadata.len()).unwrap_or_default();
-        files.push(format!("{} ({})", entry.file_name().to_string_lossy(), bytes(size)));
+        let size = entry
+            .metadata()
+            .map(|metadata| metadata.len())
+            .unwrap_or_default();
+        files.push(format!(
+            "{} ({})",
+            entry.file_name().to_string_lossy(),
+            bytes(size)
+        ));
     }
     files.sort();
-    printer.words(format_args!("  downloaded as a PEFT folder, {}: {}", folder.display(), files.join(", ")));
+    printer.words(format_args!(
+        "  downloaded as a PEFT folder, {}: {}",
+        folder.display(),
+        files.join(", ")
+    ));
     Ok(())
 }
 
@@ -182,7 +213,10 @@ async fn promote(
     let started = Instant::now();
     let deployment = deployments::wait(client, made).await?;
     let took = started.elapsed().as_secs_f64();
-    printer.words(format_args!("  promoted: model `{}` answers with {} ({took:.1} s)", deployment.name, version.reference));
+    printer.words(format_args!(
+        "  promoted: model `{}` answers with {} ({took:.1} s)",
+        deployment.name, version.reference
+    ));
     Ok(())
 }
 
@@ -195,18 +229,34 @@ async fn ask(
 ) -> anyhow::Result<(Vec<String>, Vec<String>, Vec<Question>)> {
     let mut questions = read_questions(&task.held_out_file())?;
     questions.truncate(SCORED);
-    printer.words(format_args!("  asking both models {} held-out questions", questions.len()));
-    let asking = |model| Asking { model, max_tokens: task.max_tokens, concurrency: CONCURRENCY };
+    printer.words(format_args!(
+        "  asking both models {} held-out questions",
+        questions.len()
+    ));
+    let asking = |model| Asking {
+        model,
+        max_tokens: task.max_tokens,
+        concurrency: CONCURRENCY,
+    };
     let before = answers(client, asking(base), &questions).await?;
     let after = answers(client, asking(&task.adapter), &questions).await?;
     Ok((before, after, questions))
 }
 
 fn side_by_side(task: &Task, questions: &[Question], before: &[String], after: &[String], printer: Printer) {
-    let shown = task.questions.iter().copied().filter(|index| *index < questions.len()).take(SHOWN);
+    let shown = task
+        .questions
+        .iter()
+        .copied()
+        .filter(|index| *index < questions.len())
+        .take(SHOWN);
     for index in shown {
         let question = &questions[index];
-        let asked = question.messages.last().and_then(|message| message["content"].as_str()).unwrap_or_default();
+        let asked = question
+            .messages
+            .last()
+            .and_then(|message| message["content"].as_str())
+            .unwrap_or_default();
         printer.words(format_args!("\n  question   {}", indented(asked)));
         printer.words(format_args!("  base       {}", indented(&before[index])));
         printer.words(format_args!("  tuned      {}", indented(&after[index])));

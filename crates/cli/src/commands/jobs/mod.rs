@@ -19,7 +19,11 @@ use crate::{
     terminal::text::{ago, duration},
 };
 
-pub(super) async fn run(client: &ApiClient, command: JobsCommand, printer: Printer) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    client: &ApiClient,
+    command: JobsCommand,
+    printer: Printer,
+) -> anyhow::Result<ExitCode> {
     match command {
         JobsCommand::Create(args) => return create::run(client, *args, printer).await,
         JobsCommand::Metrics { job, watch: true } => {
@@ -31,13 +35,44 @@ pub(super) async fn run(client: &ApiClient, command: JobsCommand, printer: Print
             let jobs: List<Job> = client.list("/v1/jobs", &page(&list)).await?;
             printer.result(&jobs, || {
                 let rows = jobs.data.iter().map(|job| {
-                    let steps = job.progress.as_ref().map_or_else(|| "-".to_owned(), |progress| {
-                        format!("{}/{}", progress.step, progress.total_steps.map_or_else(|| "?".to_owned(), |n| n.to_string()))
-                    });
-                    let version = job.adapter_version.as_ref().map_or_else(|| job.adapter.clone(), |v| v.reference.clone());
-                    vec![job.id.to_string(), job.status.to_string(), version, job.base_model.clone(), job.dataset.clone(), steps, ago(job.created_at)]
+                    let steps = job.progress.as_ref().map_or_else(
+                        || "-".to_owned(),
+                        |progress| {
+                            format!(
+                                "{}/{}",
+                                progress.step,
+                                progress
+                                    .total_steps
+                                    .map_or_else(|| "?".to_owned(), |n| n.to_string())
+                            )
+                        },
+                    );
+                    let version = job
+                        .adapter_version
+                        .as_ref()
+                        .map_or_else(|| job.adapter.clone(), |v| v.reference.clone());
+                    vec![
+                        job.id.to_string(),
+                        job.status.to_string(),
+                        version,
+                        job.base_model.clone(),
+                        job.dataset.clone(),
+                        steps,
+                        ago(job.created_at),
+                    ]
                 });
-                table(&["id", "state", "adapter", "base model", "dataset", "steps", "created"], rows.collect())
+                table(
+                    &[
+                        "id",
+                        "state",
+                        "adapter",
+                        "base model",
+                        "dataset",
+                        "steps",
+                        "created",
+                    ],
+                    rows.collect(),
+                )
             });
             say_more(printer, jobs.has_more, jobs.last_id.as_deref());
         }
@@ -53,7 +88,12 @@ pub(super) async fn run(client: &ApiClient, command: JobsCommand, printer: Print
             let events = client.job_events(&job, &page(&list)).await?;
             printer.result(&events, || {
                 let rows = events.data.iter().rev().map(|event| {
-                    vec![ago(event.created_at), event.level.to_string(), event.kind.clone(), event.message.clone()]
+                    vec![
+                        ago(event.created_at),
+                        event.level.to_string(),
+                        event.kind.clone(),
+                        event.message.clone(),
+                    ]
                 });
                 table(&["when", "level", "type", "message"], rows.collect())
             });
@@ -73,14 +113,28 @@ async fn show_metrics(client: &ApiClient, job: &str, printer: Printer) -> anyhow
                 row.step.to_string(),
                 number(row.epoch),
                 number(row.loss),
-                row.learning_rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.3e}")),
+                row.learning_rate
+                    .map_or_else(|| "-".to_owned(), |rate| format!("{rate:.3e}")),
                 number(row.grad_norm),
-                row.tokens.map_or_else(|| "-".to_owned(), |tokens| tokens.to_string()),
+                row.tokens
+                    .map_or_else(|| "-".to_owned(), |tokens| tokens.to_string()),
                 number(row.seconds),
                 number(row.eval_loss),
             ]
         });
-        table(&["step", "epoch", "loss", "lr", "grad norm", "tokens", "seconds", "eval loss"], rows.collect())
+        table(
+            &[
+                "step",
+                "epoch",
+                "loss",
+                "lr",
+                "grad norm",
+                "tokens",
+                "seconds",
+                "eval loss",
+            ],
+            rows.collect(),
+        )
     });
     Ok(())
 }
@@ -88,7 +142,11 @@ async fn show_metrics(client: &ApiClient, job: &str, printer: Printer) -> anyhow
 /// Shows a job that has ended; only success is success.
 fn finish(job: &Job, printer: Printer) -> anyhow::Result<ExitCode> {
     show(job, printer);
-    Ok(if job.status == JobState::Succeeded { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if job.status == JobState::Succeeded {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn show(job: &Job, printer: Printer) {
@@ -98,10 +156,17 @@ fn show(job: &Job, printer: Printer) {
             ("state", job.status.to_string()),
             ("base model", job.base_model.clone()),
             ("dataset", job.dataset.clone()),
-            ("adapter", job.adapter_version.as_ref().map_or_else(|| job.adapter.clone(), |v| v.reference.clone())),
+            (
+                "adapter",
+                job.adapter_version
+                    .as_ref()
+                    .map_or_else(|| job.adapter.clone(), |v| v.reference.clone()),
+            ),
         ];
         if let Some(progress) = &job.progress {
-            let total = progress.total_steps.map_or_else(|| "?".to_owned(), |total| total.to_string());
+            let total = progress
+                .total_steps
+                .map_or_else(|| "?".to_owned(), |total| total.to_string());
             pairs.push(("steps", format!("{} of {total}", progress.step)));
         }
         if let (Some(started), Some(finished)) = (job.started_at, job.finished_at) {
@@ -119,7 +184,12 @@ fn show(job: &Job, printer: Printer) {
 fn hyperparameters(job: &Job) -> String {
     let value = serde_json::to_value(&job.hyperparameters).unwrap_or_default();
     let rows = value.as_object().into_iter().flatten().map(|(name, value)| {
-        let reason = job.decided.as_ref().and_then(|decided| decided.get(name)).cloned().unwrap_or_default();
+        let reason = job
+            .decided
+            .as_ref()
+            .and_then(|decided| decided.get(name))
+            .cloned()
+            .unwrap_or_default();
         let value = match value {
             serde_json::Value::String(text) => text.clone(),
             other => other.to_string(),

@@ -31,13 +31,19 @@ pub(crate) async fn follow(client: &ApiClient, job: Job, printer: Printer) -> an
 
 /// The picture of a job's loss.
 pub(crate) fn curve(metrics: &[JobMetric]) -> Option<String> {
-    let points: Vec<(u64, f64)> =
-        metrics.iter().filter_map(|metric| Some((metric.step.unsigned_abs(), metric.loss?))).collect();
+    let points: Vec<(u64, f64)> = metrics
+        .iter()
+        .filter_map(|metric| Some((metric.step.unsigned_abs(), metric.loss?)))
+        .collect();
     loss_curve::draw(&points, CURVE.0, CURVE.1)
 }
 
 /// Shows progress until the job ends; returns it with all its metrics.
-pub(crate) async fn watch(client: &ApiClient, job: Job, printer: Printer) -> anyhow::Result<(Job, Vec<JobMetric>)> {
+pub(crate) async fn watch(
+    client: &ApiClient,
+    job: Job,
+    printer: Printer,
+) -> anyhow::Result<(Job, Vec<JobMetric>)> {
     let mut bar = TrainingBar::new(printer);
     let (id, mut job) = (job.id, job);
     let mut metrics: Vec<JobMetric> = Vec::new();
