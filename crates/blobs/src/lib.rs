@@ -5,7 +5,7 @@
 //! rests on conditional writes, which S3-compatible servers implement differently.
 //!
 //! [`Blobs`] is the client. [`embedded::EmbeddedS3`] is the server that `tunesmith up` starts on loopback; the same
-//! suite (`tests/blob_store.rs`) runs against it and against any external server.
+//! suite (`tests/blob_store`) runs against it and against any external server.
 
 mod client;
 mod download;

@@ -5,6 +5,7 @@
 //! as a [`BlobKey`](crate::BlobKey), so a path outside the folder cannot be spelled.
 
 mod folder;
+mod receive;
 mod service;
 
 use std::{net::SocketAddr, path::Path, time::Duration};

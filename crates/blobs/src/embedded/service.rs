@@ -2,14 +2,11 @@
 
 use std::{io::SeekFrom, sync::Arc};
 
-use bytes::Bytes;
-use futures::StreamExt;
 use s3s::{
-    S3, S3Request, S3Response, S3Result, TrailingHeaders,
-    checksum::ChecksumHasher,
+    S3, S3Request, S3Response, S3Result,
     dto::{
-        AbortMultipartUploadInput, AbortMultipartUploadOutput, Checksum, ChecksumAlgorithm,
-        CompleteMultipartUploadInput, CompleteMultipartUploadOutput, CreateBucketInput, CreateBucketOutput,
+        AbortMultipartUploadInput, AbortMultipartUploadOutput, Checksum, CompleteMultipartUploadInput,
+        CompleteMultipartUploadOutput, CompletedMultipartUpload, CreateBucketInput, CreateBucketOutput,
         CreateMultipartUploadInput, CreateMultipartUploadOutput, DeleteObjectInput, DeleteObjectOutput, ETag,
         GetObjectInput, GetObjectOutput, HeadBucketInput, HeadBucketOutput, HeadObjectInput,
         HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output, PutObjectInput, PutObjectOutput, Range,
@@ -17,12 +14,13 @@ use s3s::{
     },
     s3_error,
 };
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use uuid::Uuid;
 
 use super::{
     EMBEDDED_BUCKET,
-    folder::{Incoming, Object, ObjectFolder},
+    folder::{Object, ObjectFolder},
+    receive::{Declared, receive},
 };
 use crate::BlobKey;
 
@@ -56,31 +54,6 @@ impl EmbeddedService {
             .map_err(storage_error)
     }
 
-    /// Writes a body to disk and compares it with the checksums that the client declared.
-    async fn receive(&self, body: Option<StreamingBlob>, declared: Declared) -> S3Result<Received> {
-        let mut body = body.ok_or_else(|| s3_error!(IncompleteBody))?;
-        let incoming = Incoming(self.folder.incoming_path());
-        let mut file = tokio::fs::File::create_new(&incoming.0)
-            .await
-            .map_err(storage_error)?;
-        let mut hasher = declared.hasher()?;
-        let mut bytes = 0;
-        while let Some(piece) = body.next().await {
-            let piece: Bytes = piece.map_err(|_| s3_error!(IncompleteBody))?;
-            hasher.update(&piece);
-            bytes += piece.len() as u64;
-            file.write_all(&piece).await.map_err(storage_error)?;
-        }
-        let checksum = declared.verify(hasher.finalize())?;
-        file.flush().await.map_err(storage_error)?;
-        file.sync_all().await.map_err(storage_error)?;
-        Ok(Received {
-            incoming,
-            bytes,
-            checksum,
-        })
-    }
-
     async fn open_upload(&self, upload_id: &str, key: &BlobKey) -> S3Result<Uuid> {
         let upload = Uuid::parse_str(upload_id).map_err(|_| s3_error!(NoSuchUpload))?;
         let wanted = key.clone();
@@ -110,94 +83,10 @@ fn admit_bucket(bucket: &str) -> S3Result<()> {
     }
 }
 
-fn storage_error(error: std::io::Error) -> s3s::S3Error {
+/// The details go to our log only.
+pub(super) fn storage_error(error: std::io::Error) -> s3s::S3Error {
     tracing::error!(%error, "the object store's folder failed");
     s3_error!(error, InternalError)
-}
-
-struct Received {
-    incoming: Incoming,
-    bytes: u64,
-    checksum: Checksum,
-}
-
-/// The checksums that a client sent before or behind its body.
-struct Declared {
-    algorithm: Option<ChecksumAlgorithm>,
-    checksum: Checksum,
-    trailers: Option<TrailingHeaders>,
-}
-
-impl Declared {
-    /// CRC32 always, because parts are named by it, and whatever else the client declared.
-    fn hasher(&self) -> S3Result<ChecksumHasher> {
-        let mut hasher = ChecksumHasher {
-            crc32: Some(Default::default()),
-            ..Default::default()
-        };
-        let algorithm = self.algorithm.as_ref().map(ChecksumAlgorithm::as_str);
-        let is = |name: &'static str| algorithm == Some(name);
-        if self.checksum.checksum_crc32c.is_some() || is(ChecksumAlgorithm::CRC32C) {
-            hasher.crc32c = Some(Default::default());
-        }
-        if self.checksum.checksum_sha1.is_some() || is(ChecksumAlgorithm::SHA1) {
-            hasher.sha1 = Some(Default::default());
-        }
-        if self.checksum.checksum_sha256.is_some() || is(ChecksumAlgorithm::SHA256) {
-            hasher.sha256 = Some(Default::default());
-        }
-        if self.checksum.checksum_crc64nvme.is_some() || is(ChecksumAlgorithm::CRC64NVME) {
-            hasher.crc64nvme = Some(Default::default());
-        }
-        Ok(hasher)
-    }
-
-    fn verify(self, computed: Checksum) -> S3Result<Checksum> {
-        let trailers = self
-            .trailers
-            .and_then(|trailers| trailers.take())
-            .unwrap_or_default();
-        let trailer = |name: &str| {
-            trailers
-                .get(name)
-                .and_then(|value| value.to_str().ok().map(str::to_owned))
-        };
-        let given = &self.checksum;
-        let pairs = [
-            (
-                &given.checksum_crc32,
-                "x-amz-checksum-crc32",
-                &computed.checksum_crc32,
-            ),
-            (
-                &given.checksum_crc32c,
-                "x-amz-checksum-crc32c",
-                &computed.checksum_crc32c,
-            ),
-            (
-                &given.checksum_sha1,
-                "x-amz-checksum-sha1",
-                &computed.checksum_sha1,
-            ),
-            (
-                &given.checksum_sha256,
-                "x-amz-checksum-sha256",
-                &computed.checksum_sha256,
-            ),
-            (
-                &given.checksum_crc64nvme,
-                "x-amz-checksum-crc64nvme",
-                &computed.checksum_crc64nvme,
-            ),
-        ];
-        for (header, name, computed) in pairs {
-            let declared = header.clone().or_else(|| trailer(name));
-            if declared.is_some() && declared != *computed {
-                return Err(s3_error!(BadDigest, "{name} does not match the body"));
-            }
-        }
-        Ok(computed)
-    }
 }
 
 #[async_trait::async_trait]
@@ -233,7 +122,7 @@ impl S3 for EmbeddedService {
             },
             trailers: req.trailing_headers,
         };
-        let received = self.receive(input.body, declared).await?;
+        let received = receive(&self.folder, input.body, declared).await?;
         let object = self
             .with_folder(move |folder| folder.publish(&received.incoming.0, &key))
             .await?;
@@ -372,8 +261,8 @@ impl S3 for EmbeddedService {
             },
             trailers: req.trailing_headers,
         };
-        let received = self.receive(input.body, declared).await?;
-        let etag = part_etag(&received);
+        let received = receive(&self.folder, input.body, declared).await?;
+        let etag = received.part_etag();
         let name = etag.clone();
         self.with_folder(move |folder| folder.add_part(upload, number, &name, &received.incoming.0))
             .await?;
@@ -391,28 +280,7 @@ impl S3 for EmbeddedService {
         let input = req.input;
         let key = admit(&input.bucket, &input.key)?;
         let upload = self.open_upload(&input.upload_id, &key).await?;
-        let mut wanted = Vec::new();
-        for part in input
-            .multipart_upload
-            .and_then(|upload| upload.parts)
-            .unwrap_or_default()
-        {
-            let number = part.part_number.ok_or_else(|| s3_error!(InvalidPart))?;
-            let etag = part
-                .e_tag
-                .map(ETag::into_value)
-                .ok_or_else(|| s3_error!(InvalidPart))?;
-            if !etag.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-                return Err(s3_error!(InvalidPart));
-            }
-            wanted.push((number, etag));
-        }
-        if wanted.is_empty() {
-            return Err(s3_error!(InvalidPart, "an upload has at least one part"));
-        }
-        if !wanted.windows(2).all(|pair| pair[0].0 < pair[1].0) {
-            return Err(s3_error!(InvalidPartOrder));
-        }
+        let wanted = wanted_parts(input.multipart_upload)?;
         let found = self
             .with_folder(move |folder| Ok(folder.parts(upload, &wanted)))
             .await?;
@@ -448,6 +316,27 @@ impl S3 for EmbeddedService {
     }
 }
 
+/// The parts that a client wants joined, by number and etag.
+fn wanted_parts(upload: Option<CompletedMultipartUpload>) -> S3Result<Vec<(i32, String)>> {
+    let parts = upload.and_then(|upload| upload.parts).unwrap_or_default();
+    let mut wanted = Vec::with_capacity(parts.len());
+    for part in parts {
+        let number = part.part_number.ok_or_else(|| s3_error!(InvalidPart))?;
+        let etag = part.e_tag.ok_or_else(|| s3_error!(InvalidPart))?.into_value();
+        if !etag.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(s3_error!(InvalidPart));
+        }
+        wanted.push((number, etag));
+    }
+    if wanted.is_empty() {
+        return Err(s3_error!(InvalidPart, "an upload has at least one part"));
+    }
+    if !wanted.is_sorted_by(|left, right| left.0 < right.0) {
+        return Err(s3_error!(InvalidPartOrder));
+    }
+    Ok(wanted)
+}
+
 /// A prefix names only places within the folder.
 fn admit_prefix(prefix: &str) -> S3Result<()> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'_' | b'-');
@@ -463,13 +352,6 @@ fn admit_prefix(prefix: &str) -> S3Result<()> {
             "the prefix is not one that Tunesmith makes"
         ))
     }
-}
-
-/// Names the bytes of a part: their CRC32 and their length, 32 hexadecimal digits.
-fn part_etag(received: &Received) -> String {
-    let crc32 = received.checksum.checksum_crc32.as_deref().unwrap_or_default();
-    let digits: String = crc32.bytes().map(|byte| format!("{byte:02x}")).collect();
-    format!("{digits:0<16}{:016x}", received.bytes)
 }
 
 fn listed(object: Object) -> s3s::dto::Object {

@@ -6,4 +6,5 @@ mod checkpoints;
 mod faults;
 mod leases;
 mod path;
+mod real_trainer;
 mod support;

@@ -39,6 +39,16 @@ pub(crate) struct Platform {
 
 impl Platform {
     pub(crate) async fn start() -> Self {
+        let files = [
+            ("config.json", "{}"),
+            ("tokenizer.json", "{}"),
+            ("model.safetensors", "weights"),
+        ];
+        let files = files.map(|(name, text)| (name.to_owned(), text.into()));
+        Self::start_with(BaseModelFiles(files.to_vec())).await
+    }
+
+    pub(crate) async fn start_with(base_model: BaseModelFiles) -> Self {
         let database = TestDatabase::create().await;
         let blobs = TestBlobs::start().await;
         let account = NewAccount {
@@ -47,7 +57,7 @@ impl Platform {
             organization_name: "tests",
         };
         let (_, organization) = accounts::sign_up(database.store(), &account).await.unwrap();
-        let base_model = register_base_model(database.store(), &blobs, organization.id).await;
+        let base_model = register_base_model(database.store(), &blobs, organization.id, base_model).await;
         Self {
             database,
             blobs,
@@ -67,14 +77,23 @@ impl Platform {
     }
 
     pub(crate) async fn queue_with_attempts(&self, script: Value, max_attempts: i32) -> JobId {
+        let request = HyperparametersRequest {
+            rank: Some(2),
+            ..Default::default()
+        };
+        self.queue_dataset(format!("{script}\n"), &request, max_attempts)
+            .await
+    }
+
+    pub(crate) async fn queue_dataset(
+        &self,
+        lines: String,
+        request: &HyperparametersRequest,
+        max_attempts: i32,
+    ) -> JobId {
         let id = DatasetId::new();
         let key = BlobKey::dataset(self.organization, id);
-        let stored = self
-            .blobs
-            .client()
-            .put_bytes(&key, format!("{script}\n"))
-            .await
-            .unwrap();
+        let stored = self.blobs.client().put_bytes(&key, lines).await.unwrap();
         let new = NewDataset {
             id,
             name: &"scripts".parse().unwrap(),
@@ -94,10 +113,6 @@ impl Platform {
         datasets::finish_validation(self.store(), self.organization, id, &validation)
             .await
             .unwrap();
-        let request = HyperparametersRequest {
-            rank: Some(2),
-            ..Default::default()
-        };
         let new = NewJob {
             adapter: &"support".parse().unwrap(),
             base_model_id: self.base_model,
@@ -264,18 +279,37 @@ pub(crate) fn is_alive(event: &Event) -> bool {
     !status.is_empty() && !status.contains(") Z ")
 }
 
-async fn register_base_model(store: &Store, blobs: &TestBlobs, organization: OrganizationId) -> BaseModelId {
+/// Names and bytes of a base model's files.
+pub(crate) struct BaseModelFiles(Vec<(String, Vec<u8>)>);
+
+impl BaseModelFiles {
+    pub(crate) fn read(folder: &Path) -> Self {
+        let entries = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let file = |path: PathBuf| {
+            (
+                path.file_name().unwrap().to_str().unwrap().to_owned(),
+                std::fs::read(&path).unwrap(),
+            )
+        };
+        Self(entries.map(file).collect())
+    }
+}
+
+async fn register_base_model(
+    store: &Store,
+    blobs: &TestBlobs,
+    organization: OrganizationId,
+    base_model: BaseModelFiles,
+) -> BaseModelId {
     let id = BaseModelId::new();
     let mut files = Vec::new();
-    for (name, text) in [
-        ("config.json", "{}"),
-        ("tokenizer.json", "{}"),
-        ("model.safetensors", "weights"),
-    ] {
-        let key = BlobKey::base_model_file(id, name).unwrap();
-        let stored = blobs.client().put_bytes(&key, text).await.unwrap();
+    for (name, bytes) in base_model.0 {
+        let key = BlobKey::base_model_file(id, &name).unwrap();
+        let stored = blobs.client().put_bytes(&key, bytes).await.unwrap();
         files.push(StoredFile {
-            name: name.to_owned(),
+            name,
             key: key.to_string(),
             sha256: stored.sha256.to_string(),
             bytes: stored.bytes,

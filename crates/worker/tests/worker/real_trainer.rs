@@ -1,0 +1,160 @@
+//! The real `tunesmith-trainer`, where it lies beside this test's executable or `TUNESMITH_TRAINER` names it (`make
+//! test` builds it). What a drain interrupted ends with the same bytes as what nothing interrupted.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::json;
+use tunesmith_types::{
+    hyperparameters::{HyperparametersRequest, TrainingDtype},
+    ids::JobId,
+    states::{JobState, RunOutcome},
+};
+use tunesmith_worker::WorkerSettings;
+
+use crate::support::{BaseModelFiles, Platform};
+
+fn trainer() -> Option<PathBuf> {
+    let beside = std::env::current_exe()
+        .unwrap()
+        .ancestors()
+        .nth(2)?
+        .join("tunesmith-trainer");
+    let named = std::env::var_os("TUNESMITH_TRAINER").map(PathBuf::from);
+    named.or(Some(beside)).filter(|path| path.is_file())
+}
+
+fn examples() -> String {
+    let animals = ["cat", "dog", "owl", "fox", "hen", "bee", "ant", "cow"];
+    let lines = animals.iter().map(|animal| {
+        let messages = json!([
+            {"role": "user", "content": format!("What is the {animal} in?")},
+            {"role": "assistant", "content": format!("The {animal} is in the box.")},
+        ]);
+        json!({"messages": messages}).to_string() + "\n"
+    });
+    lines.collect()
+}
+
+/// A model of two small layers with random weights.
+fn make_base_model(trainer: &Path, folder: &Path) -> BaseModelFiles {
+    let file = |name: &str| folder.join(name);
+    std::fs::write(file("data.jsonl"), examples()).unwrap();
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 320, "hidden_size": 32,
+        "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "hidden_act": "silu", "max_position_embeddings": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+        "attention_bias": false, "mlp_bias": false, "tie_word_embeddings": true, "initializer_range": 0.02,
+        "torch_dtype": "float32",
+    });
+    std::fs::write(file("config.json"), config.to_string()).unwrap();
+    let run = |arguments: &[&str]| {
+        let output = Command::new(trainer)
+            .args(arguments)
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    };
+    run(&[
+        "tokenizer",
+        "--data",
+        "data.jsonl",
+        "--vocab-size",
+        "320",
+        "--out",
+        "tokenizer",
+    ]);
+    run(&[
+        "init",
+        "--config",
+        "config.json",
+        "--tokenizer",
+        "tokenizer/tokenizer.json",
+        "--out",
+        "base",
+    ]);
+    for name in ["tokenizer_config.json", "chat_template.jinja"] {
+        let source = folder.join("tokenizer").join(name);
+        if source.exists() {
+            std::fs::copy(source, folder.join("base").join(name)).unwrap();
+        }
+    }
+    BaseModelFiles::read(&folder.join("base"))
+}
+
+fn settings(platform: &Platform, name: &str, trainer: &Path) -> WorkerSettings {
+    let mut settings = platform.settings(name);
+    settings.trainer.program = trainer.to_owned();
+    settings.trainer.devices = vec!["cpu".into()];
+    settings.trainer.threads = Some(1);
+    settings
+}
+
+async fn queue(platform: &Platform) -> JobId {
+    let request = HyperparametersRequest {
+        rank: Some(2),
+        dropout: Some(0.1),
+        max_steps: Some(400),
+        batch_size: Some(4),
+        checkpoint_every: Some(20),
+        eval_fraction: Some(0.125),
+        max_seq_len: Some(128),
+        dtype: Some(TrainingDtype::Float32),
+        ..Default::default()
+    };
+    platform.queue_dataset(examples(), &request, 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_job_ends_with_the_bytes_of_an_unbroken_one() {
+    let Some(trainer) = trainer() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let platform = Platform::start_with(make_base_model(&trainer, folder.path())).await;
+
+    let interrupted = queue(&platform).await;
+    let first = platform.work(settings(&platform, "first", &trainer));
+    platform.until_event(interrupted, "checkpoint").await;
+    first.drain().await;
+    let row = platform.job(interrupted).await;
+    assert_eq!(
+        (row.state, row.attempts),
+        (JobState::Queued, 0),
+        "{:?}",
+        row.error
+    );
+
+    let second = platform.work(settings(&platform, "second", &trainer));
+    let unbroken = queue(&platform).await;
+    for job in [interrupted, unbroken] {
+        let row = platform.ended(job).await;
+        assert_eq!(
+            (row.state, row.step),
+            (JobState::Succeeded, 400),
+            "{:?}",
+            row.error
+        );
+    }
+    let runs = platform.runs(interrupted).await;
+    let outcomes: Vec<_> = runs.iter().map(|run| run.outcome.unwrap()).collect();
+    assert_eq!(outcomes, [RunOutcome::Released, RunOutcome::Succeeded]);
+    assert!(runs[1].resumed_from_step.unwrap() >= 20);
+
+    let versions = platform.versions().await;
+    assert_eq!(versions.len(), 2);
+    let digests = |index: usize| {
+        versions[index]
+            .files
+            .iter()
+            .map(|file| &file.sha256)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(digests(0), digests(1), "both files, byte for byte");
+    second.drain().await;
+}
