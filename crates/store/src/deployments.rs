@@ -1,4 +1,4 @@
-//! Public model names. Where their requests go is in their [`revisions`](crate::revisions).
+//! Public model names. Where their requests go is in their [`revisions`].
 
 use chrono::{DateTime, Utc};
 use tunesmith_types::{
