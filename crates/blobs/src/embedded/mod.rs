@@ -1,7 +1,7 @@
 //! The S3-compatible server of `tunesmith up`: one bucket in one folder, on loopback, for one key pair.
 //!
-//! `s3s` speaks the protocol (signatures, presigned addresses, chunked bodies, XML); [`service`] answers the calls
-//! that our client makes and refuses all others; [`folder`] keeps the bytes. A key is admitted only where it parses
+//! `s3s` speaks the protocol (signatures, presigned addresses, chunked bodies, XML); `service` answers the calls
+//! that our client makes and refuses all others; `folder` keeps the bytes. A key is admitted only where it parses
 //! as a [`BlobKey`](crate::BlobKey), so a path outside the folder cannot be spelled.
 
 mod folder;
