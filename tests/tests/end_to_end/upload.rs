@@ -4,16 +4,16 @@ use bytes::Bytes;
 use futures::StreamExt;
 use sha2::{Digest, Sha256};
 
-use crate::support::{Platform, resident_bytes, wait_until};
+use crate::support::{Parts, Platform, resident_bytes, wait_until};
 
 const LINE: &str =
     "{\"messages\":[{\"role\":\"user\",\"content\":\"PAD\"},{\"role\":\"assistant\",\"content\":\"yes\"}]}\n";
 
 #[tokio::test]
 async fn memory_does_not_grow_with_the_upload() {
-    let platform = Platform::start().await;
-    platform.client.upload("small", &LINE.repeat(10)).await;
-    let before = resident_bytes(platform.pid());
+    let parts = Parts::start().await;
+    parts.client.upload("small", &LINE.repeat(10)).await;
+    let before = resident_bytes(parts.api_pid());
 
     let block = Bytes::from(LINE.replace("PAD", &"x".repeat(4000)).repeat(250));
     let blocks = 256;
@@ -21,14 +21,14 @@ async fn memory_does_not_grow_with_the_upload() {
     (0..blocks).for_each(|_| hasher.update(&block));
     let body =
         futures::stream::iter((0..blocks).map(move |_| Ok::<_, std::io::Error>(block.clone()))).boxed();
-    let request = platform.client.request("POST", "/v1/datasets?name=large");
+    let request = parts.client.request("POST", "/v1/datasets?name=large");
     let request = request
         .header("content-type", "application/jsonl")
         .body(reqwest::Body::wrap_stream(body));
     let sending = tokio::spawn(request.send());
     let mut most = before;
     while !sending.is_finished() {
-        most = most.max(resident_bytes(platform.pid()));
+        most = most.max(resident_bytes(parts.api_pid()));
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     let response = sending.await.unwrap().unwrap();
@@ -39,11 +39,11 @@ async fn memory_does_not_grow_with_the_upload() {
 
     let path = format!("/v1/datasets/{}", dataset["id"].as_str().unwrap());
     let validated = wait_until("the validation", || async {
-        let dataset = platform.client.get(&path).await.ok();
+        let dataset = parts.client.get(&path).await.ok();
         (dataset["status"] != "validating").then_some(dataset)
     })
     .await;
-    let after = resident_bytes(platform.pid());
+    let after = resident_bytes(parts.api_pid());
     assert!(
         after < before + (64 << 20),
         "validation grew by {} MiB",
@@ -51,7 +51,7 @@ async fn memory_does_not_grow_with_the_upload() {
     );
     assert_eq!(validated["status"], "valid", "{validated}");
     assert_eq!(validated["examples"], 250 * blocks);
-    platform.stop().await;
+    parts.stop().await;
 }
 
 #[tokio::test]

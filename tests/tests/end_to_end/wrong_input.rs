@@ -19,6 +19,13 @@ async fn wrong_requests_are_answered_clearly() {
         let named = answer.body["error"]["param"].as_str().unwrap_or("");
         assert!(named.contains(param), "{what} names {named}: {}", answer.body);
     }
+    let mut both = train_request("good", "x", 4, 0);
+    both["hyperparameters"]["epochs"] = json!(2);
+    let answer = client.post("/v1/jobs", &both).await;
+    assert_eq!(
+        (answer.status, &answer.body["error"]["param"]),
+        (400, &json!("hyperparameters.max_steps"))
+    );
     assert_table(client).await;
     platform.stop().await;
 }
@@ -35,7 +42,6 @@ fn wrong_hyperparameters() -> Vec<(&'static str, Value, &'static str)> {
         ("no layer", json!([]), "target_modules"),
         ("longer than the model", json!(100_000), "max_seq_len"),
         ("unknown field", json!(8), "lora_rank"),
-        ("epochs and steps", json!(2), "epochs"),
     ]
 }
 
@@ -205,9 +211,12 @@ async fn a_bad_dataset_is_kept_with_a_report_of_each_line() {
     }
     assert!(!reported.contains(&1), "{report}");
     for error in errors {
-        for key in ["field", "code", "message"] {
-            assert!(error[key].is_string(), "{key}: {error}");
-        }
+        assert!(
+            error["code"].is_string() && error["message"].is_string(),
+            "{error}"
+        );
+        let whole_line = error["code"] == "invalid_json" || error["code"] == "not_an_object";
+        assert!(whole_line || error["field"].is_string(), "{error}");
     }
     platform.stop().await;
 }

@@ -61,6 +61,11 @@ impl Parts {
         }
     }
 
+    /// The API, whose memory holds no object store.
+    pub(crate) fn api_pid(&self) -> u32 {
+        self.api.pid()
+    }
+
     /// One more worker.
     pub(crate) fn start_worker(&self) -> Running {
         let work_dir = tempfile::tempdir_in(self.folder.path()).unwrap().keep();
