@@ -1,9 +1,9 @@
 //! From a public model name to a replica and back: the inference half of the API, and the reconciler that keeps the
 //! replicas as the deployments ask.
 //!
-//! A request names a deployment or a base model of its organization. [`resolve`] finds the version that answers,
-//! [`fleet`] the replica that holds it, [`proxy`] forwards an allow-listed body under the replica's own name for the
-//! version and writes the public name back into every answer and every streamed chunk. [`reconciler`] works from the
+//! A request names a deployment or a base model of its organization. `resolve` finds the version that answers,
+//! `fleet` the replica that holds it, `proxy` forwards an allow-listed body under the replica's own name for the
+//! version and writes the public name back into every answer and every streamed chunk. `reconciler` works from the
 //! other side: what ought to be loaded against what `GET /v1/models` of each replica says.
 
 mod catalogue;

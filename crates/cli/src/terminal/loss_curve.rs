@@ -1,5 +1,7 @@
 //! The loss over the steps, drawn with Braille dots: 2 by 4 to a character.
 
+use std::cmp::Ordering;
+
 /// Dots of a character, by row and column.
 const DOTS: [[u8; 2]; 4] = [[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]];
 /// Characters for the numbers of the vertical axis.
@@ -22,6 +24,7 @@ pub(crate) fn draw(points: &[(u64, f64)], width: usize, height: usize) -> Option
     let columns = width.saturating_sub(MARGIN + 2).max(8);
     let mut cells = vec![vec![0u8; columns]; height.max(2)];
     let (dots_x, dots_y) = (columns * 2, cells.len() * 4);
+    let mut before = None;
     for (x, y) in smooth(&points, first, last, dots_x) {
         let share = if most > least {
             (y - least) / (most - least)
@@ -29,7 +32,16 @@ pub(crate) fn draw(points: &[(u64, f64)], width: usize, height: usize) -> Option
             0.5
         };
         let row = ((1.0 - share) * (dots_y - 1) as f64).round() as usize;
-        cells[row / 4][x / 2] |= DOTS[row % 4][x % 2];
+        // A steep piece fills its column, so that the line has no holes.
+        let from = before.map_or(row, |before: usize| match before.cmp(&row) {
+            Ordering::Less => before + 1,
+            Ordering::Equal => row,
+            Ordering::Greater => before - 1,
+        });
+        for dot in from.min(row)..=from.max(row) {
+            cells[dot / 4][x / 2] |= DOTS[dot % 4][x % 2];
+        }
+        before = Some(row);
     }
     Some(frame(&cells, least, most, first, last))
 }

@@ -7,7 +7,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tunesmith_types::{
-    api::jobs::{Job, JobMetric},
+    api::jobs::{Job, JobMetric, JobProgress},
     states::JobState,
 };
 
@@ -58,12 +58,12 @@ impl TrainingBar {
         if !self.moving && due && !job.status.is_final() {
             self.last_line = Some(Instant::now());
             self.printer.words(match &job.progress {
-                Some(progress) => format!(
-                    "step {}/{} {text}",
-                    progress.step,
-                    progress.total_steps.unwrap_or(0)
-                ),
-                None => text,
+                Some(JobProgress {
+                    step,
+                    total_steps: Some(total),
+                    ..
+                }) => format!("step {step}/{total} {text}"),
+                _ => text,
             });
         }
     }
@@ -80,7 +80,8 @@ fn describe(job: &Job, last: Option<&JobMetric>) -> String {
             None => "queued".to_owned(),
         };
     }
-    let Some(progress) = &job.progress else {
+    let known = job.progress.as_ref();
+    let Some(progress) = known.filter(|progress| progress.total_steps.is_some()) else {
         return "preparing".to_owned();
     };
     let mut parts = Vec::new();

@@ -29,8 +29,6 @@ use crate::{
 const CONCURRENCY: usize = 4;
 /// Held-out questions that are shown side by side.
 const SHOWN: usize = 3;
-/// Held-out examples that are scored; a fixed sample keeps the demo short.
-const SCORED: usize = 60;
 
 /// What came out of a tour.
 #[derive(Debug)]
@@ -227,8 +225,7 @@ async fn ask(
     base: &str,
     printer: Printer,
 ) -> anyhow::Result<(Vec<String>, Vec<String>, Vec<Question>)> {
-    let mut questions = read_questions(&task.held_out_file())?;
-    questions.truncate(SCORED);
+    let questions = read_questions(&task.held_out_file())?;
     printer.words(format_args!(
         "  asking both models {} held-out questions",
         questions.len()
