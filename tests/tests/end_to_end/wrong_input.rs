@@ -45,117 +45,119 @@ fn wrong_hyperparameters() -> Vec<(&'static str, Value, &'static str)> {
     ]
 }
 
-async fn assert_table(client: &Client) {
-    let job = |base: &str, dataset: &str, adapter: &str| {
+/// What is tried, and the status that must answer it.
+struct Case {
+    what: &'static str,
+    method: &'static str,
+    path: &'static str,
+    body: Value,
+    status: u16,
+}
+
+fn case(what: &'static str, method: &'static str, path: &'static str, body: Value, status: u16) -> Case {
+    Case {
+        what,
+        method,
+        path,
+        body,
+        status,
+    }
+}
+
+fn wrong_jobs() -> Vec<Case> {
+    let job = |what, base: &str, dataset: &str, adapter: &str, status| {
         let mut request = train_request(dataset, adapter, 4, 0);
         request["base_model"] = json!(base);
-        request
+        case(what, "POST", "/v1/jobs", request, status)
     };
-    let absent = "job_00000000000070008000000000000000";
-    let absent_job = format!("/v1/jobs/{absent}");
-    let job_as_dataset = format!("/v1/datasets/{absent}");
-    let table: Vec<(&str, &str, &str, Value, u16)> = vec![
-        (
-            "unknown base model",
-            "POST",
-            "/v1/jobs",
-            job("nothing", "good", "x"),
+    vec![
+        job("unknown base model", "nothing", "good", "x", 404),
+        job("unknown dataset", "tiny", "nothing", "x", 404),
+        job("invalid dataset", "tiny", "bad", "x", 400),
+        job("wrong adapter name", "tiny", "good", "../x", 400),
+        case("no body", "POST", "/v1/jobs", Value::Null, 400),
+        case("body is a list", "POST", "/v1/jobs", json!([]), 400),
+    ]
+}
+
+fn wrong_paths() -> Vec<Case> {
+    let get = |what, path, status| case(what, "GET", path, Value::Null, status);
+    vec![
+        get(
+            "unknown job",
+            "/v1/jobs/job_00000000000070008000000000000000",
             404,
         ),
-        (
-            "unknown dataset",
-            "POST",
-            "/v1/jobs",
-            job("tiny", "nothing", "x"),
+        get("malformed id", "/v1/jobs/42", 404),
+        get(
+            "id of another kind",
+            "/v1/datasets/job_00000000000070008000000000000000",
             404,
         ),
-        (
-            "invalid dataset",
-            "POST",
-            "/v1/jobs",
-            job("tiny", "bad", "x"),
-            400,
-        ),
-        (
-            "wrong adapter name",
-            "POST",
-            "/v1/jobs",
-            job("tiny", "good", "../x"),
-            400,
-        ),
-        ("no body", "POST", "/v1/jobs", Value::Null, 400),
-        ("unknown job", "GET", &absent_job, Value::Null, 404),
-        ("malformed id", "GET", "/v1/jobs/42", Value::Null, 404),
-        ("id of another kind", "GET", &job_as_dataset, Value::Null, 404),
-        ("limit too large", "GET", "/v1/jobs?limit=1000", Value::Null, 400),
-        ("limit is text", "GET", "/v1/jobs?limit=many", Value::Null, 400),
-        (
-            "cursor is no id",
-            "GET",
-            "/v1/jobs?after=yesterday",
-            Value::Null,
-            400,
-        ),
-        ("unknown path", "GET", "/v1/nothing", Value::Null, 404),
-        ("wrong method", "DELETE", "/v1/jobs", Value::Null, 405),
-        (
+        get("limit too large", "/v1/jobs?limit=1000", 400),
+        get("limit is text", "/v1/jobs?limit=many", 400),
+        get("cursor is no id", "/v1/jobs?after=yesterday", 400),
+        get("unknown path", "/v1/nothing", 404),
+        case("wrong method", "DELETE", "/v1/jobs", Value::Null, 405),
+    ]
+}
+
+fn wrong_chats() -> Vec<Case> {
+    let chat = |what, body, status| case(what, "POST", "/v1/chat/completions", body, status);
+    let messages = json!([{"role": "user", "content": "x"}]);
+    let long = json!([{"role": "user", "content": "x ".repeat(5000)}]);
+    vec![
+        chat(
             "unknown model",
-            "POST",
-            "/v1/chat/completions",
-            json!({"model": "nothing", "messages": [{"role": "user", "content": "x"}]}),
+            json!({"model": "nothing", "messages": messages}),
             404,
         ),
-        (
-            "no messages",
-            "POST",
-            "/v1/chat/completions",
-            json!({"model": "tiny", "messages": []}),
-            400,
-        ),
-        (
+        chat("no messages", json!({"model": "tiny", "messages": []}), 400),
+        chat(
             "temperature",
-            "POST",
-            "/v1/chat/completions",
-            json!({"model": "tiny", "messages": [{"role": "user", "content": "x"}], "temperature": 9}),
+            json!({"model": "tiny", "messages": messages, "temperature": 9}),
             400,
         ),
-        (
+        chat(
             "prompt over the context",
-            "POST",
-            "/v1/chat/completions",
-            json!({"model": "tiny", "messages": [{"role": "user", "content": "x ".repeat(5000)}]}),
+            json!({"model": "tiny", "messages": long}),
             400,
         ),
-        (
-            "deployment of an unknown base",
+        case(
+            "unknown base",
             "POST",
             "/v1/deployments",
             json!({"name": "d", "base_model": "nothing"}),
             404,
         ),
-        (
-            "weak password",
-            "POST",
-            "/v1/auth/signup",
-            json!({"email": "a@example.com", "password": "1", "organization_name": "a"}),
-            400,
-        ),
-        (
-            "no e-mail address",
-            "POST",
-            "/v1/auth/signup",
-            json!({"email": "a", "password": "long enough password", "organization_name": "a"}),
-            400,
-        ),
-        (
-            "wrong password",
-            "POST",
-            "/v1/auth/login",
-            json!({"email": "a@example.com", "password": "wrong password"}),
-            401,
-        ),
-    ];
-    for (what, method, path, body, status) in table {
+    ]
+}
+
+fn wrong_accounts() -> Vec<Case> {
+    let sign_up = |what, email: &str, password: &str| {
+        let body = json!({"email": email, "password": password, "organization_name": "a"});
+        case(what, "POST", "/v1/auth/signup", body, 400)
+    };
+    let stranger = json!({"email": "a@example.com", "password": "wrong password"});
+    vec![
+        sign_up("weak password", "a@example.com", "1"),
+        sign_up("no e-mail address", "a", "long enough password"),
+        case("wrong password", "POST", "/v1/auth/login", stranger, 401),
+    ]
+}
+
+async fn assert_table(client: &Client) {
+    let table = [wrong_jobs(), wrong_paths(), wrong_chats(), wrong_accounts()]
+        .into_iter()
+        .flatten();
+    for Case {
+        what,
+        method,
+        path,
+        body,
+        status,
+    } in table
+    {
         let request = client.request(method, path);
         let request = if body.is_null() {
             request
