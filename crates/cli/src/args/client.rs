@@ -121,7 +121,7 @@ pub(crate) enum AdaptersCommand {
     Download {
         /// `support@7`, or `support` for its newest version.
         adapter: String,
-        /// Folder to make [default: `<adapter>-v<number>`].
+        /// Folder to make [default: adapter and version, as in support-v7].
         #[arg(long, short, value_name = "FOLDER")]
         out: Option<PathBuf>,
     },
