@@ -6,7 +6,7 @@
 //!        └▶ store, blobs, dataset
 //! ```
 //!
-//! [`application`] gives the whole service, with what the gateway contributes behind the same authentication, and
+//! [`application()`] gives the whole service, with what the gateway contributes behind the same authentication, and
 //! [`serve`](serve::serve) runs it. What can go wrong is one enum, [`ApiError`], which becomes a status in one place.
 
 pub mod app;
