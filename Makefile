@@ -24,7 +24,7 @@ up: build ## Start the platform and keep it up
 
 test: setup ## Every test, on a real PostgreSQL, a real S3 server and real tensors
 	cargo build --locked --workspace --bins
-	scripts/with-postgres.sh cargo test --locked --workspace
+	scripts/with-postgres.sh cargo test --locked --workspace --no-fail-fast
 
 check: lint docs ## What CI checks besides the tests
 

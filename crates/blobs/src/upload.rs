@@ -20,6 +20,8 @@ pub(crate) const PART_BYTES: usize = 8 * 1024 * 1024;
 const PARTS_IN_FLIGHT: usize = 2;
 /// S3's limit.
 const MOST_PARTS: i32 = 10_000;
+/// A body that has not yet shown to be longer does not get a whole part's memory.
+const SMALL_BYTES: u64 = 256 * 1024;
 /// Bytes read from a file at a time.
 const READ_BYTES: usize = 256 * 1024;
 
@@ -54,6 +56,10 @@ impl Blobs {
             })?;
             hash.update(&piece);
             while !piece.is_empty() {
+                if part.is_empty() && hash.bytes > SMALL_BYTES {
+                    // At once, not by doubling, which would leave pieces of every size to the allocator.
+                    part = BytesMut::with_capacity(PART_BYTES);
+                }
                 let room = PART_BYTES - part.len();
                 part.extend_from_slice(&piece.split_to(piece.len().min(room)));
                 if part.len() == PART_BYTES {
