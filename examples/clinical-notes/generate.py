@@ -107,7 +107,7 @@ def main() -> None:
         "title": "Clinical notes: suggest an ICD-10-CM code",
         "metric": "first_line",
         "adapter": "icd10",
-        "hyperparameters": {"rank": 16, "alpha": 32, "learning_rate": 0.003, "schedule": "cosine", "epochs": 4,
+        "hyperparameters": {"rank": 16, "alpha": 32, "learning_rate": 0.005, "schedule": "cosine", "epochs": 12,
                             "batch_size": 12, "max_seq_len": 256, "eval_fraction": 0.05},
         "max_tokens": 40,
         "questions": [0, 1, 2, 3],

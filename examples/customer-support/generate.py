@@ -94,7 +94,7 @@ def main() -> None:
         "title": "Customer support: decision by policy, letter in the house tone",
         "metric": "label_and_phrases",
         "adapter": "support",
-        "hyperparameters": {"rank": 16, "alpha": 32, "learning_rate": 0.003, "schedule": "cosine", "epochs": 4,
+        "hyperparameters": {"rank": 16, "alpha": 32, "learning_rate": 0.005, "schedule": "cosine", "epochs": 10,
                             "batch_size": 12, "max_seq_len": 256, "eval_fraction": 0.05},
         "max_tokens": 96,
         "questions": [0, 1, 2, 3],

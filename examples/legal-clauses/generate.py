@@ -104,7 +104,7 @@ def main() -> None:
         "title": "Legal clauses: classify and extract party, term and amount",
         "metric": "field_f1",
         "adapter": "clauses",
-        "hyperparameters": {"rank": 16, "alpha": 32, "learning_rate": 0.003, "schedule": "cosine", "epochs": 4,
+        "hyperparameters": {"rank": 16, "alpha": 32, "learning_rate": 0.005, "schedule": "cosine", "epochs": 10,
                             "batch_size": 12, "max_seq_len": 256, "eval_fraction": 0.05},
         "max_tokens": 64,
         "questions": [0, 1, 2, 3],

@@ -68,6 +68,12 @@ impl RunDirectory {
         &self.root
     }
 
+    /// `text` without the place of this directory, which is nothing to users of the platform.
+    pub(crate) fn hide_in(&self, text: &str) -> String {
+        let root = self.root.to_string_lossy();
+        text.replace(&format!("{root}/"), "").replace(&*root, ".")
+    }
+
     pub(crate) fn base(&self) -> PathBuf {
         self.root.join("base")
     }

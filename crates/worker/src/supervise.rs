@@ -203,6 +203,7 @@ impl Supervisor<'_> {
                 self.ending = Some(Ending::Stopped);
             }
             TrainerEvent::Failed { code, message } => {
+                let message = self.start.directory.hide_in(&message);
                 self.ending = Some(Ending::Failed(Failure::reported(code, message)));
             }
         }
@@ -255,6 +256,7 @@ impl Supervisor<'_> {
     async fn warning(&mut self, message: String) {
         self.warnings += 1;
         if self.warnings <= MOST_WARNINGS {
+            let message = self.start.directory.hide_in(&message);
             let event = NewEvent::new(EventLevel::Warn, "trainer_warning", message);
             self.start.context.note(&self.lease, &event).await;
         }
@@ -264,7 +266,7 @@ impl Supervisor<'_> {
     async fn conclude(mut self) -> ChildEnd {
         let timings = &self.start.context.settings.timings;
         let status = self.child.wait(timings.exit_grace).await;
-        let log = self.child.log_tail().await;
+        let log = self.start.directory.hide_in(&self.child.log_tail().await);
         self.metrics.finish().await;
         let cause = self.stopping.map(|(cause, _)| cause);
         if cause != Some(StopCause::Cancel) {
