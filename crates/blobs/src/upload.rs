@@ -16,8 +16,9 @@ use crate::{BlobError, BlobKey, Blobs, error::BoxError};
 
 /// Length of every part but the last. S3 wants at least 5 MiB, and takes at most 10,000 parts.
 pub(crate) const PART_BYTES: usize = 8 * 1024 * 1024;
-/// Parts on their way at a time: with the one being filled, a body holds at most three parts in memory.
-const PARTS_IN_FLIGHT: usize = 2;
+/// Parts on their way at a time. With the one being filled, and the copies that the client makes for checksums, an upload
+/// stays below 64 MiB.
+const PARTS_IN_FLIGHT: usize = 1;
 /// S3's limit.
 const MOST_PARTS: i32 = 10_000;
 /// A body that has not yet shown to be longer does not get a whole part's memory.
