@@ -1,7 +1,8 @@
 //! A LoRA adapter: for each adapted linear layer a pair of narrow matrices, `y = W x + s · B (A x)`.
 
-use tch::{Device, Kind, Tensor};
-use tunesmith_types::hyperparameters::{LinearLayer, TargetModules};
+use crate::modules::{LinearLayer, targeted};
+use tch::{Device, Kind, Tensor, no_grad_guard};
+use tunesmith_types::hyperparameters::TargetModules;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
@@ -51,6 +52,10 @@ pub struct Adapter {
     settings: LoraSettings,
     /// One per block, each in the order of [`LinearLayer::ALL`].
     layers: Vec<[Option<LoraPair>; 7]>,
+    /// `[size]`: every `A`, then every `B`; the pairs are views of it.
+    flat: Tensor,
+    /// Values of all `A`.
+    size_of_a: i64,
 }
 
 impl Adapter {
@@ -90,12 +95,53 @@ impl Adapter {
         let mut layers = Vec::with_capacity(config.layers);
         for layer in 0..config.layers {
             let mut pairs = [const { None }; 7];
-            for &linear in settings.target_modules.layers() {
+            for linear in targeted(&settings.target_modules) {
                 pairs[linear as usize] = Some(pair(layer, linear)?);
             }
             layers.push(pairs);
         }
-        Ok(Self { settings, layers })
+        Self::assemble(settings, layers)
+    }
+
+    /// Moves all tensors into one buffer.
+    fn assemble(settings: LoraSettings, mut layers: Vec<[Option<LoraPair>; 7]>) -> Result<Self, ModelError> {
+        let _guard = no_grad_guard();
+        let pairs = |layers: &[[Option<LoraPair>; 7]]| -> Vec<[Tensor; 2]> {
+            let all = layers.iter().flatten().flatten();
+            all.map(|pair| [pair.a.shallow_clone(), pair.b.shallow_clone()])
+                .collect()
+        };
+        let old = pairs(&layers);
+        let sides = |side: usize| old.iter().map(move |pair| &pair[side]);
+        let pieces = sides(0)
+            .chain(sides(1))
+            .map(|tensor| tensor.f_reshape([-1]))
+            .collect::<Result<Vec<_>, _>>()?;
+        let flat = Tensor::f_cat(&pieces, 0)?;
+        let size_of_a = sides(0).map(|tensor| tensor.numel() as i64).sum();
+        let (mut next_a, mut next_b) = (0, size_of_a);
+        for pair in layers.iter_mut().flatten().flatten() {
+            pair.a = view_of(&flat, &mut next_a, &pair.a.size())?;
+            pair.b = view_of(&flat, &mut next_b, &pair.b.size())?;
+        }
+        Ok(Self {
+            settings,
+            layers,
+            flat,
+            size_of_a,
+        })
+    }
+
+    /// All values in one buffer, `[size]`: every `A`, then every `B`. Writing to it changes the adapter.
+    #[must_use]
+    pub fn flat(&self) -> &Tensor {
+        &self.flat
+    }
+
+    /// How many values of [`Self::flat`] belong to `A` matrices; the others belong to `B`.
+    #[must_use]
+    pub fn size_of_a(&self) -> i64 {
+        self.size_of_a
     }
 
     /// Rank, alpha and so on.
@@ -127,10 +173,7 @@ impl Adapter {
     /// Number of trainable values.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.parameters()
-            .iter()
-            .map(|(_, tensor)| tensor.numel() as u64)
-            .sum()
+        self.flat.numel() as u64
     }
 
     /// Makes every tensor a leaf that collects gradients, or freezes all.
@@ -140,6 +183,23 @@ impl Adapter {
     pub fn set_trainable(&self, trainable: bool) -> Result<(), ModelError> {
         for (_, parameter) in self.parameters() {
             let _ = parameter.f_set_requires_grad(trainable)?;
+        }
+        Ok(())
+    }
+
+    /// Adds what autograd has collected in the tensors to `gradient`, a buffer like [`Self::flat`], and forgets it.
+    pub(crate) fn take_gradients(&self, gradient: &Tensor) -> Result<(), ModelError> {
+        let _guard = no_grad_guard();
+        let (mut next_a, mut next_b) = (0, self.size_of_a);
+        for pair in self.layers.iter().flatten().flatten() {
+            for (tensor, next) in [(&pair.a, &mut next_a), (&pair.b, &mut next_b)] {
+                let mut place = view_of(gradient, next, &tensor.size())?;
+                let collected = tensor.f_grad()?;
+                if collected.defined() {
+                    let _ = place.f_add_(&collected)?;
+                    tensor.shallow_clone().zero_grad();
+                }
+            }
         }
         Ok(())
     }
@@ -167,15 +227,19 @@ impl Adapter {
             }
             layers.push(copies);
         }
-        Ok(Self {
-            settings: self.settings.clone(),
-            layers,
-        })
+        Self::assemble(self.settings.clone(), layers)
     }
 
     pub(crate) fn pair(&self, layer: usize, linear: LinearLayer) -> Option<&LoraPair> {
         self.layers.get(layer)?[linear as usize].as_ref()
     }
+}
+
+fn view_of(flat: &Tensor, next: &mut i64, size: &[i64]) -> Result<Tensor, ModelError> {
+    let length = size.iter().product::<i64>();
+    let view = flat.f_narrow(0, *next, length)?.f_view(size)?;
+    *next += length;
+    Ok(view)
 }
 
 /// Which of the two matrices.

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use crate::modules::LinearLayer;
 use tch::{Device, Kind, Tensor, no_grad_guard};
-use tunesmith_types::hyperparameters::LinearLayer;
 
 use crate::adapter::Adapter;
 use crate::batch::PackedBatch;

@@ -1,7 +1,7 @@
 //! Dropout whose mask is a pure function of where it is applied, so that a resumed run repeats it exactly.
 
+use crate::modules::LinearLayer;
 use tch::{Device, Kind, Tensor};
-use tunesmith_types::hyperparameters::LinearLayer;
 
 use crate::error::ModelError;
 

@@ -1,7 +1,7 @@
 //! One transformer block: attention and MLP, each behind an RMSNorm and around a residual.
 
+use crate::modules::LinearLayer;
 use tch::Tensor;
-use tunesmith_types::hyperparameters::LinearLayer;
 
 use crate::attention::Attend;
 use crate::config::ModelConfig;

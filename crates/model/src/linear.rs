@@ -1,7 +1,7 @@
 //! A linear layer of the base model.
 
+use crate::modules::LinearLayer;
 use tch::Tensor;
-use tunesmith_types::hyperparameters::LinearLayer;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;

@@ -1,7 +1,7 @@
 //! What adapters add to the linear layers in one forward pass.
 
+use crate::modules::LinearLayer;
 use tch::Tensor;
-use tunesmith_types::hyperparameters::LinearLayer;
 
 use crate::adapter::{Adapter, LoraPair};
 use crate::dropout::DropoutKey;

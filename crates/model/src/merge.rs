@@ -1,7 +1,7 @@
 //! An adapter folded into the base weights: `W' = W + s · B A`.
 
+use crate::modules::LinearLayer;
 use tch::{Kind, Tensor, no_grad_guard};
-use tunesmith_types::hyperparameters::LinearLayer;
 
 use crate::adapter::Adapter;
 use crate::causal_lm::CausalLm;

@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::modules::{LinearLayer, targeted};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 use tunesmith_torch_ext::{MappedFile, write_tensor_file};
-use tunesmith_types::hyperparameters::{LinearLayer, TargetModules};
+use tunesmith_types::hyperparameters::TargetModules;
 
 use crate::adapter::{Adapter, LoraPair, LoraSettings, Side, tensor_name, tensor_shape};
 use crate::config::ModelConfig;
@@ -280,7 +281,7 @@ fn check_tensors(
     let mut problems = Vec::new();
     let mut unexpected: BTreeSet<String> = file.names().into_iter().collect();
     for layer in 0..config.layers {
-        for &linear in settings.target_modules.layers() {
+        for linear in targeted(&settings.target_modules) {
             for side in [Side::A, Side::B] {
                 let name = tensor_name(layer, linear, side);
                 if !unexpected.remove(&name) {

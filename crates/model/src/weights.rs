@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::modules::LinearLayer;
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 use tunesmith_torch_ext::MappedFile;
-use tunesmith_types::hyperparameters::LinearLayer;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;

@@ -3,85 +3,17 @@
 //! [`HyperparametersRequest`] is the JSON of the API, every field optional. [`HyperparametersRequest::resolve`] is the
 //! only road to [`Hyperparameters`], so a value outside its bounds cannot reach the queue. Names follow PEFT.
 
+mod bounded;
+mod targets;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use self::bounded::*;
+pub use self::targets::{
+    ALL_LINEAR, AlphaPattern, MODULE_NAMES, RankPattern, TargetForm, TargetModules, TargetModulesRequest,
+};
 use crate::error::ParameterError;
-
-/// Declares a number that is only made within its bounds.
-macro_rules! bounded {
-    ($($(#[$doc:meta])* $name:ident($number:ty) = $field:literal, $least:expr => $most:expr;)*) => {$(
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, ToSchema)]
-        #[serde(transparent)]
-        pub struct $name($number);
-
-        impl $name {
-            /// Least value.
-            pub const LEAST: $number = $least;
-            /// Greatest value.
-            pub const MOST: $number = $most;
-
-            /// A value within the bounds.
-            ///
-            /// # Errors
-            /// The value is outside; the message names the bounds and the value.
-            #[allow(clippy::manual_range_contains, reason = "NaN must fail too")]
-            pub fn new(value: $number) -> Result<Self, ParameterError> {
-                if value >= Self::LEAST && value <= Self::MOST {
-                    return Ok(Self(value));
-                }
-                Err(ParameterError::new(
-                    $field,
-                    format!("`{}` must be from {} to {}; {value} was given.", $field, Self::LEAST, Self::MOST),
-                ))
-            }
-
-            /// The number.
-            #[must_use]
-            pub const fn get(self) -> $number {
-                self.0
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                Self::new(<$number>::deserialize(deserializer)?).map_err(serde::de::Error::custom)
-            }
-        }
-    )*};
-}
-
-bounded! {
-    /// `r`: columns of A, rows of B.
-    LoraRank(u32) = "rank", 1 => 256;
-    /// Numerator of the scale `alpha / r`.
-    LoraAlpha(f64) = "alpha", 0.001 => 4096.0;
-    /// Share of A's inputs that a step drops.
-    LoraDropout(f64) = "dropout", 0.0 => 0.9;
-    /// Peak learning rate of AdamW.
-    LearningRate(f64) = "learning_rate", 1e-8 => 0.1;
-    /// Share of the steps over which the learning rate rises from zero.
-    WarmupRatio(f64) = "warmup_ratio", 0.0 => 1.0;
-    /// AdamW's decoupled decay.
-    WeightDecay(f64) = "weight_decay", 0.0 => 1.0;
-    /// The gradient is scaled down to this norm; 0 turns clipping off.
-    MaxGradNorm(f64) = "max_grad_norm", 0.0 => 1e6;
-    /// Passes over the data.
-    Epochs(u32) = "epochs", 1 => 50;
-    /// Optimizer steps, where given instead of epochs.
-    MaxSteps(u64) = "max_steps", 1 => 1_000_000;
-    /// Examples of one optimizer step.
-    BatchSize(u32) = "batch_size", 1 => 1024;
-    /// Tokens of the longest example.
-    MaxSeqLen(u32) = "max_seq_len", 8 => 131_072;
-    /// Share of the examples that are held out for evaluation.
-    EvalFraction(f64) = "eval_fraction", 0.0 => 0.5;
-    /// Optimizer steps between checkpoints or evaluations; 0 means only at the end.
-    StepInterval(u64) = "interval", 0 => 1_000_000;
-    /// Seed of adapter, order and dropout.
-    Seed(u32) = "seed", 0 => 2_147_483_647;
-}
 
 /// Course of the learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
@@ -94,6 +26,8 @@ pub enum Schedule {
     /// Falls to zero on half a cosine.
     #[default]
     Cosine,
+    /// Stays at the peak, then falls to zero in a line over the last `decay_ratio` of the steps.
+    WarmupStableDecay,
 }
 
 /// Number format of the frozen base model and of the activations.
@@ -122,131 +56,6 @@ pub enum OverLong {
     Fail,
 }
 
-/// One of the seven linear layers of a Llama block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum LinearLayer {
-    /// `mlp.down_proj`
-    DownProj,
-    /// `mlp.gate_proj`
-    GateProj,
-    /// `self_attn.k_proj`
-    KProj,
-    /// `self_attn.o_proj`
-    OProj,
-    /// `self_attn.q_proj`
-    QProj,
-    /// `mlp.up_proj`
-    UpProj,
-    /// `self_attn.v_proj`
-    VProj,
-}
-
-impl LinearLayer {
-    /// All seven, in the order of their names.
-    pub const ALL: [Self; 7] = [
-        Self::DownProj,
-        Self::GateProj,
-        Self::KProj,
-        Self::OProj,
-        Self::QProj,
-        Self::UpProj,
-        Self::VProj,
-    ];
-
-    /// PEFT's name of the module.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::DownProj => "down_proj",
-            Self::GateProj => "gate_proj",
-            Self::KProj => "k_proj",
-            Self::OProj => "o_proj",
-            Self::QProj => "q_proj",
-            Self::UpProj => "up_proj",
-            Self::VProj => "v_proj",
-        }
-    }
-}
-
-/// `"all-linear"` or a list of layer names.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(untagged)]
-pub enum TargetModulesRequest {
-    /// `all-linear`.
-    Keyword(String),
-    /// Names of linear layers.
-    Names(Vec<String>),
-}
-
-/// The linear layers that get an adapter: sorted, without repeats, at least one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(transparent)]
-pub struct TargetModules(Vec<LinearLayer>);
-
-impl TargetModules {
-    /// Every linear layer.
-    #[must_use]
-    pub fn all_linear() -> Self {
-        Self(LinearLayer::ALL.to_vec())
-    }
-
-    /// Parses names such as `q_proj`, or the single keyword `all-linear`.
-    ///
-    /// # Errors
-    /// An empty list, or a name that is none of the seven.
-    pub fn parse<S: AsRef<str>>(names: &[S]) -> Result<Self, ParameterError> {
-        let known = || LinearLayer::ALL.map(LinearLayer::as_str).join(", ");
-        if let [keyword] = names
-            && keyword.as_ref() == "all-linear"
-        {
-            return Ok(Self::all_linear());
-        }
-        let mut layers = Vec::with_capacity(names.len());
-        for name in names {
-            let layer = LinearLayer::ALL
-                .into_iter()
-                .find(|layer| layer.as_str() == name.as_ref())
-                .ok_or_else(|| {
-                    ParameterError::new(
-                        "target_modules",
-                        format!(
-                            "`target_modules` must be \"all-linear\" or some of {}; `{}` is neither.",
-                            known(),
-                            name.as_ref()
-                        ),
-                    )
-                })?;
-            layers.push(layer);
-        }
-        layers.sort_unstable();
-        layers.dedup();
-        if layers.is_empty() {
-            return Err(ParameterError::new(
-                "target_modules",
-                format!(
-                    "`target_modules` is empty; give \"all-linear\" or some of {}.",
-                    known()
-                ),
-            ));
-        }
-        Ok(Self(layers))
-    }
-
-    /// The layers, sorted by name.
-    #[must_use]
-    pub fn layers(&self) -> &[LinearLayer] {
-        &self.0
-    }
-}
-
-impl<'de> Deserialize<'de> for TargetModules {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let names = Vec::<String>::deserialize(deserializer)?;
-        Self::parse(&names).map_err(serde::de::Error::custom)
-    }
-}
-
 /// Hyperparameters as a caller gives them; what is absent takes its default.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -259,12 +68,24 @@ pub struct HyperparametersRequest {
     pub dropout: Option<f64>,
     /// Scale by `alpha / sqrt(rank)` instead of `alpha / rank` (default false).
     pub use_rslora: Option<bool>,
-    /// `"all-linear"` (default) or a list of layer names.
+    /// `"all-linear"` (default), a list of module names (`q_proj`, `lm_head`, `embed_tokens`), or a regular expression.
     pub target_modules: Option<TargetModulesRequest>,
+    /// Ranks of single modules, by a pattern on the end of their names; others have `rank`.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, u32>>)]
+    pub rank_pattern: Option<RankPattern>,
+    /// Alphas of single modules, by a pattern on the end of their names; others have `alpha`.
+    #[schema(value_type = Option<std::collections::BTreeMap<String, f64>>)]
+    pub alpha_pattern: Option<AlphaPattern>,
+    /// Numbers of the blocks that get an adapter, from 0 (default all).
+    pub layers_to_transform: Option<Vec<u32>>,
+    /// Learning rate of the B matrices over that of the A matrices, as in LoRA+ (default 1).
+    pub loraplus_lr_ratio: Option<f64>,
     /// Peak learning rate, 1e-8 to 0.1 (default 2e-4).
     pub learning_rate: Option<f64>,
-    /// `constant`, `linear` or `cosine` (default).
+    /// `constant`, `linear`, `cosine` (default) or `warmup_stable_decay`.
     pub schedule: Option<Schedule>,
+    /// Share of the steps with a falling learning rate, under `warmup_stable_decay` (default 0.1).
+    pub decay_ratio: Option<f64>,
     /// Share of the steps with a rising learning rate (default 0.03).
     pub warmup_ratio: Option<f64>,
     /// AdamW's weight decay (default 0).
@@ -275,16 +96,26 @@ pub struct HyperparametersRequest {
     pub epochs: Option<u32>,
     /// Optimizer steps. Not together with `epochs`.
     pub max_steps: Option<u64>,
-    /// Examples of one optimizer step, 1 to 1024 (default 16).
+    /// Examples of one optimizer step, 1 to 1024 (default 16). Not together with `batch_tokens`.
     pub batch_size: Option<u32>,
+    /// Tokens of one optimizer step, at most, except where one example has more. Not together with `batch_size`.
+    pub batch_tokens: Option<u32>,
     /// Tokens of the longest example (default 2048, or the base model's limit where that is less).
     pub max_seq_len: Option<u32>,
     /// What happens to longer examples: `truncate` (default), `drop` or `fail`.
     pub over_long: Option<OverLong>,
+    /// Learn the whole conversation, not only what the assistant says (default false).
+    pub train_on_inputs: Option<bool>,
     /// Share of the examples held out for evaluation, 0 to 0.5 (default 0.05).
     pub eval_fraction: Option<f64>,
     /// Steps between evaluations; 0 means at the end (default: once per epoch).
     pub eval_every: Option<u64>,
+    /// Evaluations without improvement after which the job stops (default: never).
+    pub early_stopping_patience: Option<u32>,
+    /// Least fall of the evaluation loss that counts as an improvement (default 0).
+    pub early_stopping_threshold: Option<f64>,
+    /// Deliver the adapter of the evaluation with the least loss, not the last one (default false).
+    pub load_best_model_at_end: Option<bool>,
     /// Steps between checkpoints; 0 means at the end (default 50).
     pub checkpoint_every: Option<u64>,
     /// `auto` (default), `float32` or `bfloat16`.
@@ -303,6 +134,16 @@ pub enum Duration {
     MaxSteps(MaxSteps),
 }
 
+/// How much one optimizer step takes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Batch {
+    /// A number of examples.
+    BatchSize(BatchSize),
+    /// As many examples as have this many tokens.
+    BatchTokens(BatchTokens),
+}
+
 /// Hyperparameters of a job: every value decided, every value within its bounds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Hyperparameters {
@@ -314,12 +155,29 @@ pub struct Hyperparameters {
     pub dropout: LoraDropout,
     /// Whether the scale is `alpha / sqrt(rank)`.
     pub use_rslora: bool,
-    /// Layers with an adapter.
+    /// Modules with an adapter.
     pub target_modules: TargetModules,
+    /// Ranks of single modules.
+    #[serde(default)]
+    #[schema(value_type = std::collections::BTreeMap<String, u32>)]
+    pub rank_pattern: RankPattern,
+    /// Alphas of single modules.
+    #[serde(default)]
+    #[schema(value_type = std::collections::BTreeMap<String, f64>)]
+    pub alpha_pattern: AlphaPattern,
+    /// Blocks with an adapter; null is all.
+    #[serde(default)]
+    pub layers_to_transform: Option<Vec<u32>>,
+    /// Learning rate of B over that of A.
+    #[serde(default = "LoraPlusRatio::one")]
+    pub loraplus_lr_ratio: LoraPlusRatio,
     /// Peak learning rate.
     pub learning_rate: LearningRate,
     /// Course of the learning rate.
     pub schedule: Schedule,
+    /// Share of the steps with a falling learning rate, under `warmup_stable_decay`.
+    #[serde(default = "default_decay_ratio")]
+    pub decay_ratio: DecayRatio,
     /// Share of the steps with a rising learning rate.
     pub warmup_ratio: WarmupRatio,
     /// AdamW's weight decay.
@@ -329,16 +187,29 @@ pub struct Hyperparameters {
     /// Epochs or steps.
     #[serde(flatten)]
     pub duration: Duration,
-    /// Examples of one optimizer step.
-    pub batch_size: BatchSize,
+    /// Examples or tokens of one optimizer step.
+    #[serde(flatten)]
+    pub batch: Batch,
     /// Tokens of the longest example.
     pub max_seq_len: MaxSeqLen,
     /// What happens to longer examples.
     pub over_long: OverLong,
+    /// Whether the whole conversation is learnt.
+    #[serde(default)]
+    pub train_on_inputs: bool,
     /// Share of the examples held out.
     pub eval_fraction: EvalFraction,
     /// Steps between evaluations; null is once per epoch, 0 only at the end.
     pub eval_every: Option<StepInterval>,
+    /// Evaluations without improvement after which the job stops; null is never.
+    #[serde(default)]
+    pub early_stopping_patience: Option<Patience>,
+    /// Least fall of the evaluation loss that counts as an improvement.
+    #[serde(default = "default_threshold")]
+    pub early_stopping_threshold: ImprovementThreshold,
+    /// Whether the adapter of the best evaluation is delivered.
+    #[serde(default)]
+    pub load_best_model_at_end: bool,
     /// Steps between checkpoints; 0 is only at the end.
     pub checkpoint_every: StepInterval,
     /// Number format.
@@ -360,20 +231,31 @@ impl HyperparametersRequest {
             dropout: LoraDropout::new(self.dropout.unwrap_or(0.0))?,
             use_rslora: self.use_rslora.unwrap_or(false),
             target_modules: self.resolve_target_modules()?,
+            rank_pattern: self.resolve_rank_pattern()?,
+            alpha_pattern: self.resolve_alpha_pattern()?,
+            layers_to_transform: self.resolve_layers()?,
+            loraplus_lr_ratio: LoraPlusRatio::new(self.loraplus_lr_ratio.unwrap_or(1.0))?,
             learning_rate: LearningRate::new(self.learning_rate.unwrap_or(2e-4))?,
             schedule: self.schedule.unwrap_or_default(),
+            decay_ratio: DecayRatio::new(self.decay_ratio.unwrap_or(DEFAULT_DECAY_RATIO))?,
             warmup_ratio: WarmupRatio::new(self.warmup_ratio.unwrap_or(0.03))?,
             weight_decay: WeightDecay::new(self.weight_decay.unwrap_or(0.0))?,
             max_grad_norm: MaxGradNorm::new(self.max_grad_norm.unwrap_or(1.0))?,
             duration: self.resolve_duration()?,
-            batch_size: BatchSize::new(self.batch_size.unwrap_or(16))?,
+            batch: self.resolve_batch()?,
             max_seq_len: self.resolve_max_seq_len(base_model_limit)?,
             over_long: self.over_long.unwrap_or_default(),
+            train_on_inputs: self.train_on_inputs.unwrap_or(false),
             eval_fraction: EvalFraction::new(self.eval_fraction.unwrap_or(0.05))?,
             eval_every: self
                 .eval_every
                 .map(|steps| interval("eval_every", steps))
                 .transpose()?,
+            early_stopping_patience: self.early_stopping_patience.map(Patience::new).transpose()?,
+            early_stopping_threshold: ImprovementThreshold::new(
+                self.early_stopping_threshold.unwrap_or(0.0),
+            )?,
+            load_best_model_at_end: self.load_best_model_at_end.unwrap_or(false),
             checkpoint_every: interval("checkpoint_every", self.checkpoint_every.unwrap_or(50))?,
             dtype: self.dtype.unwrap_or_default(),
             seed: Seed::new(self.seed.unwrap_or(0))?,
@@ -381,10 +263,49 @@ impl HyperparametersRequest {
     }
 
     fn resolve_target_modules(&self) -> Result<TargetModules, ParameterError> {
-        match &self.target_modules {
-            None => Ok(TargetModules::all_linear()),
-            Some(TargetModulesRequest::Keyword(keyword)) => TargetModules::parse(&[keyword]),
-            Some(TargetModulesRequest::Names(names)) => TargetModules::parse(names),
+        self.target_modules
+            .clone()
+            .map_or_else(|| Ok(TargetModules::all_linear()), TargetModules::new)
+    }
+
+    fn resolve_rank_pattern(&self) -> Result<RankPattern, ParameterError> {
+        let pattern = self.rank_pattern.clone().unwrap_or_default();
+        targets::check_keys("rank_pattern", &pattern)?;
+        Ok(pattern)
+    }
+
+    fn resolve_alpha_pattern(&self) -> Result<AlphaPattern, ParameterError> {
+        let pattern = self.alpha_pattern.clone().unwrap_or_default();
+        targets::check_keys("alpha_pattern", &pattern)?;
+        Ok(pattern)
+    }
+
+    fn resolve_layers(&self) -> Result<Option<Vec<u32>>, ParameterError> {
+        let Some(mut layers) = self.layers_to_transform.clone() else {
+            return Ok(None);
+        };
+        layers.sort_unstable();
+        layers.dedup();
+        if layers.is_empty() || layers.len() > MOST_LAYERS {
+            return Err(ParameterError::new(
+                "layers_to_transform",
+                format!(
+                    "`layers_to_transform` names {} blocks; leave it out for all, or name 1 to {MOST_LAYERS}.",
+                    layers.len()
+                ),
+            ));
+        }
+        Ok(Some(layers))
+    }
+
+    fn resolve_batch(&self) -> Result<Batch, ParameterError> {
+        match (self.batch_size, self.batch_tokens) {
+            (Some(_), Some(_)) => Err(ParameterError::new(
+                "batch_tokens",
+                "Give `batch_size` or `batch_tokens`, not both.".to_owned(),
+            )),
+            (None, Some(tokens)) => BatchTokens::new(tokens).map(Batch::BatchTokens),
+            (size, None) => BatchSize::new(size.unwrap_or(16)).map(Batch::BatchSize),
         }
     }
 
@@ -412,6 +333,27 @@ impl HyperparametersRequest {
     }
 }
 
+/// Of a schedule that falls at the end.
+const DEFAULT_DECAY_RATIO: f64 = 0.1;
+/// Blocks of the deepest model.
+const MOST_LAYERS: usize = 1024;
+
+impl LoraPlusRatio {
+    /// Plain LoRA.
+    #[must_use]
+    pub fn one() -> Self {
+        Self::new(1.0).expect("invariant: 1 is within the bounds")
+    }
+}
+
+fn default_decay_ratio() -> DecayRatio {
+    DecayRatio::new(DEFAULT_DECAY_RATIO).expect("invariant: the default is within the bounds")
+}
+
+fn default_threshold() -> ImprovementThreshold {
+    ImprovementThreshold::new(0.0).expect("invariant: the default is within the bounds")
+}
+
 fn interval(field: &str, steps: u64) -> Result<StepInterval, ParameterError> {
     StepInterval::new(steps).map_err(|error| {
         ParameterError::new(
@@ -432,7 +374,7 @@ mod tests {
         assert_eq!(resolved.rank.get(), 16);
         assert_eq!(resolved.alpha.get(), 32.0);
         assert_eq!(resolved.max_seq_len.get(), 1024);
-        assert_eq!(resolved.target_modules.layers().len(), 7);
+        assert_eq!(resolved.target_modules.form(), TargetForm::AllLinear);
         assert_eq!(resolved.duration, Duration::Epochs(Epochs::new(3).unwrap()));
     }
 
@@ -510,10 +452,29 @@ mod tests {
 
     #[test]
     fn target_modules_are_sorted_and_known() {
-        let layers = TargetModules::parse(&["v_proj", "q_proj", "v_proj"]).unwrap();
-        assert_eq!(layers.layers(), [LinearLayer::QProj, LinearLayer::VProj]);
-        assert!(TargetModules::parse(&["lm_head"]).is_err());
+        let names = TargetModules::parse(&["v_proj", "self_attn.q_proj", "v_proj", "lm_head"]).unwrap();
+        assert_eq!(
+            names.form(),
+            TargetForm::Names(&[
+                "lm_head".to_owned(),
+                "self_attn.q_proj".to_owned(),
+                "v_proj".to_owned()
+            ])
+        );
+        assert!(TargetModules::parse(&["conv1"]).is_err());
         assert!(TargetModules::parse::<&str>(&[]).is_err());
+        let pattern = |text: &str| TargetModules::new(TargetModulesRequest::Pattern(text.to_owned()));
+        assert!(matches!(
+            pattern(r".*\.[qv]_proj").unwrap().form(),
+            TargetForm::Pattern(_)
+        ));
+        assert!(pattern("(").is_err());
+        let json: TargetModules = serde_json::from_str("[\"q_proj\"]").unwrap();
+        assert_eq!(serde_json::to_string(&json).unwrap(), "[\"q_proj\"]");
+        assert_eq!(
+            serde_json::to_string(&TargetModules::all_linear()).unwrap(),
+            "\"all-linear\""
+        );
     }
 
     #[test]
