@@ -10,8 +10,57 @@ fn search_in(folder: &Path) {
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", folder.display());
 }
 
+/// Instruction sets for which the CPU kernels are compiled: name, and the compiler's options.
+const VARIANTS: [(&str, &[&str]); 3] = [
+    ("baseline", &[]),
+    ("avx2", &["-mavx2", "-mfma"]),
+    (
+        "avx512",
+        &[
+            "-mavx512f",
+            "-mavx512bw",
+            "-mavx512dq",
+            "-mavx512vl",
+            "-mfma",
+            "-mprefer-vector-width=512",
+        ],
+    ),
+];
+
+/// Compiles kernels/kernels.cpp once per instruction set; src/kernels/table.rs picks one at run time.
+fn compile_kernels() {
+    println!("cargo:rerun-if-changed=kernels");
+    let is_x86 = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64");
+    let is_mac = env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "macos");
+    for (name, options) in VARIANTS.iter().filter(|(name, _)| is_x86 || *name == "baseline") {
+        let mut build = cc::Build::new();
+        build
+            .cpp(true)
+            .std("c++17")
+            .file("kernels/kernels.cpp")
+            .opt_level(3);
+        build.define("TABLE_NAME", format!("tunesmith_kernels_{name}").as_str());
+        for option in ["-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+            .iter()
+            .chain(*options)
+        {
+            build.flag(option);
+        }
+        // Apple's compiler has no OpenMP: there the kernels run on one thread.
+        if !is_mac {
+            build.flag("-fopenmp");
+        }
+        build.compile(&format!("tunesmith_kernels_{name}"));
+    }
+    if !is_mac {
+        // The OpenMP library whose file name LibTorch asks for too, so that the process has one pool of threads.
+        println!("cargo:rustc-link-lib=dylib=gomp");
+    }
+}
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    compile_kernels();
     let Some(linked) = env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
         panic!("torch-sys did not say where LibTorch is; run `make setup`");
     };

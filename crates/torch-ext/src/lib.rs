@@ -1,9 +1,11 @@
 //! What `tch` does not offer, behind a safe surface: the only crate of the workspace with unsafe code.
 //!
+//! - [`kernels`]: the training engine's fused kernels for the CPU, compiled for several instruction sets;
 //! - [`cuda`]: load LibTorch's CUDA half at run time, so that one build serves machines with and without a GPU;
 //! - [`tensor_file`]: safetensors files, read through a memory map straight to the device, and written.
 
 pub mod cuda;
+pub mod kernels;
 pub mod tensor_file;
 
 pub use cuda::{CudaLibrary, load_cuda};

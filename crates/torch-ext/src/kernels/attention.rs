@@ -1,0 +1,142 @@
+//! Causal attention over documents laid end to end.
+
+use tch::{Kind, Tensor};
+
+use super::checks::{KernelError, Matrix, contiguous, equal};
+use super::table::{RawAttentionShape, table};
+
+/// Heads and rules of an attention layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: i64,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: i64,
+    /// Width of a head.
+    pub head_dim: i64,
+    /// What `q · k` is multiplied with.
+    pub scale: f64,
+    /// How many tokens back a query sees, itself included; none is all.
+    pub window: Option<i64>,
+    /// With c, a scaled score counts as `c · tanh(score / c)`.
+    pub softcap: Option<f64>,
+}
+
+impl AttentionShape {
+    fn raw(self) -> RawAttentionShape {
+        RawAttentionShape {
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_columns: self.head_dim,
+            scale: self.scale as f32,
+            window: self.window.unwrap_or(0),
+            cap: self.softcap.unwrap_or(0.0) as f32,
+        }
+    }
+
+    fn qkv_columns(self) -> i64 {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
+
+    fn check(self, kernel: &'static str, qkv: Matrix, ends: &[i64]) -> Result<(), KernelError> {
+        equal(kernel, "columns of qkv", qkv.columns, self.qkv_columns())?;
+        equal(
+            kernel,
+            "heads modulo kv_heads",
+            self.heads % self.kv_heads.max(1),
+            0,
+        )?;
+        let rising =
+            ends.first().is_some_and(|&first| first > 0) && ends.is_sorted_by(|left, right| left < right);
+        equal(kernel, "documents' ends rise", i64::from(rising), 1)?;
+        equal(
+            kernel,
+            "the last document's end",
+            ends.last().copied().unwrap_or(0),
+            qkv.rows,
+        )
+    }
+}
+
+/// `softmax(scale · q kᵀ) v` of each document by itself. `ends`: the row behind each document.
+///
+/// `qkv: [tokens, (heads + 2 kv_heads) · head_dim]` packed, rotated. Returns `[tokens, heads · head_dim]` and, for the
+/// backward pass, the logarithms of the softmax's denominators, float32 `[tokens, heads]`.
+///
+/// # Errors
+/// A tensor is not of this form, the documents do not add up, or there is no memory for the result.
+pub fn attend(qkv: &Tensor, ends: &[i64], shape: AttentionShape) -> Result<(Tensor, Tensor), KernelError> {
+    const NAME: &str = "attend";
+    let input = Matrix::packed(NAME, "qkv", qkv)?;
+    shape.check(NAME, input, ends)?;
+    let out = Tensor::f_empty(
+        [input.rows, shape.heads * shape.head_dim],
+        (qkv.f_kind()?, qkv.device()),
+    )?;
+    let lse = Tensor::f_empty([input.rows, shape.heads], (Kind::Float, qkv.device()))?;
+    let raw = shape.raw();
+    // SAFETY: qkv, out and lse are live packed tensors with the rows and columns that the shape asks for, and the
+    // documents cover exactly the rows.
+    unsafe {
+        (table().attend)(
+            input.element,
+            &raw const raw,
+            ends.len() as i64,
+            ends.as_ptr(),
+            input.place,
+            out.data_ptr(),
+            lse.data_ptr().cast(),
+        );
+    }
+    Ok((out, lse))
+}
+
+/// The gradient of [`attend`] with respect to `qkv`, of its form. `out` and `lse` are what `attend` returned.
+///
+/// # Errors
+/// As [`attend`].
+pub fn attend_backward(
+    qkv: &Tensor,
+    ends: &[i64],
+    shape: AttentionShape,
+    out: &Tensor,
+    lse: &Tensor,
+    gradient: &Tensor,
+) -> Result<Tensor, KernelError> {
+    const NAME: &str = "attend_backward";
+    let input = Matrix::packed(NAME, "qkv", qkv)?;
+    shape.check(NAME, input, ends)?;
+    let output = Matrix::packed(NAME, "out", out)?;
+    equal(NAME, "rows of out", output.rows, input.rows)?;
+    equal(
+        NAME,
+        "columns of out",
+        output.columns,
+        shape.heads * shape.head_dim,
+    )?;
+    equal(
+        NAME,
+        "element of out",
+        output.element as i64,
+        input.element as i64,
+    )?;
+    let gradient = Matrix::packed(NAME, "gradient", gradient)?.like(NAME, "gradient", output)?;
+    let lse = contiguous(NAME, "lse", lse, Kind::Float, input.rows * shape.heads)?;
+    let result = Tensor::f_empty([input.rows, input.columns], (qkv.f_kind()?, qkv.device()))?;
+    let raw = shape.raw();
+    // SAFETY: as in `attend`; out, gradient and result were checked or made with the form that the kernel takes.
+    unsafe {
+        (table().attend_backward)(
+            input.element,
+            &raw const raw,
+            ends.len() as i64,
+            ends.as_ptr(),
+            input.place,
+            output.place,
+            gradient.place,
+            lse.cast_const().cast(),
+            result.data_ptr(),
+        );
+    }
+    Ok(result)
+}
