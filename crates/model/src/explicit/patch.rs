@@ -1,0 +1,411 @@
+//! What the adapters of a pass add to the frozen products, and their gradients.
+//!
+//! A [`Patch`] is one segment's LoRA on one product: modules that share an input (q, k and v; gate and up) share the
+//! narrow product `S = s · X Aᵀ` with their A matrices one below the other, and each adds `S Bᵀ` to its own columns.
+
+use std::collections::HashMap;
+
+use tch::{Kind, Tensor};
+use tunesmith_torch_ext::kernels::{DropoutMask, dropout, dropout_add, linear};
+
+use super::layout::{Layout, Rows};
+use crate::adapter::LoraPair;
+use crate::causal_lm::CausalLm;
+use crate::config::ModelConfig;
+use crate::error::ModelError;
+use crate::modules::{Projection, Site};
+use crate::training::Segment;
+
+/// One module's part of a patch.
+#[derive(Debug)]
+struct Part {
+    /// Its columns of the product's output.
+    column: i64,
+    width: i64,
+    /// Its columns of S.
+    first: i64,
+    rank: i64,
+    scale: f64,
+    /// `[width, rank]` in the compute format.
+    b: Tensor,
+    /// float32 `[width, rank]`.
+    gradient_b: Option<Tensor>,
+}
+
+/// One segment's LoRA on one product.
+#[derive(Debug)]
+pub(super) struct Patch {
+    rows: Rows,
+    /// `[ranks, in]` in the compute format.
+    a: Tensor,
+    /// float32 `[ranks, in]`.
+    gradient_a: Option<Tensor>,
+    parts: Vec<Part>,
+    mask: Option<DropoutMask>,
+}
+
+/// What a forward pass keeps of a patch: `S: [rows, ranks]`.
+pub(super) type Narrow = Tensor;
+
+impl Patch {
+    /// Adds to `y: [rows, out]` in place; `x: [rows, in]`.
+    pub(super) fn forward(&self, x: &Tensor, y: &Tensor) -> Result<Narrow, ModelError> {
+        let x = self.rows.of(x)?;
+        let narrow = match self.mask {
+            Some(mask) => linear(&dropout(&x, mask)?, &self.a)?,
+            None => linear(&x, &self.a)?,
+        };
+        let y = self.rows.of(y)?;
+        for part in &self.parts {
+            let mut own = part.narrow(&narrow)?;
+            if part.scale != 1.0 {
+                let _ = own.f_mul_scalar_(part.scale)?;
+            }
+            let _ = part.columns(&y)?.f_addmm_(&own, &part.b.f_transpose(0, 1)?)?;
+        }
+        Ok(narrow)
+    }
+
+    /// Adds to the gradients of A and B, and to `dx: [rows, in]` where it is wanted.
+    pub(super) fn backward(
+        &self,
+        x: &Tensor,
+        narrow: &Narrow,
+        dy: &Tensor,
+        dx: Option<&Tensor>,
+    ) -> Result<(), ModelError> {
+        let (x, dy) = (self.rows.of(x)?, self.rows.of(dy)?);
+        let mut slopes = Vec::with_capacity(self.parts.len());
+        for part in &self.parts {
+            let own = part.columns(&dy)?;
+            if let Some(gradient) = &part.gradient_b {
+                accumulate(gradient, &own, &part.narrow(narrow)?)?;
+            }
+            let mut slope = own.f_matmul(&part.b)?;
+            if part.scale != 1.0 {
+                let _ = slope.f_mul_scalar_(part.scale)?;
+            }
+            slopes.push(slope);
+        }
+        let slope = if slopes.len() == 1 { slopes.remove(0) } else { Tensor::f_cat(&slopes, 1)? };
+        match (self.mask, &self.gradient_a) {
+            (Some(mask), Some(gradient)) => accumulate(gradient, &slope, &dropout(&x, mask)?)?,
+            (None, Some(gradient)) => accumulate(gradient, &slope, &x)?,
+            (_, None) => {}
+        }
+        if let Some(dx) = dx {
+            let dx = self.rows.of(dx)?;
+            match self.mask {
+                Some(mask) => dropout_add(&slope.f_matmul(&self.a)?, &dx, mask)?,
+                None => {
+                    let mut dx = dx;
+                    let _ = dx.f_addmm_(&slope, &self.a)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Part {
+    fn columns(&self, y: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(y.f_narrow(1, self.column, self.width)?)
+    }
+
+    fn narrow(&self, narrow: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(narrow.f_narrow(1, self.first, self.rank)?)
+    }
+}
+
+/// `gradient += leftᵀ right`, in float32 whatever the compute format.
+fn accumulate(gradient: &Tensor, left: &Tensor, right: &Tensor) -> Result<(), ModelError> {
+    let mut gradient = gradient.shallow_clone();
+    let left = left.f_transpose(0, 1)?;
+    if left.f_kind()? == Kind::Float {
+        let _ = gradient.f_addmm_(&left, right)?;
+    } else if left.device().is_cuda() {
+        let _ = gradient.f_add_(&left.f_mm_dtype(right, Kind::Float)?)?;
+    } else {
+        let _ = gradient.f_add_(&left.f_mm(right)?)?;
+    }
+    Ok(())
+}
+
+/// The matrices of one pair, in the compute format, and the places of their gradients.
+struct Matrices {
+    rank: i64,
+    scale: f64,
+    a: Tensor,
+    b: Tensor,
+    gradient_a: Option<Tensor>,
+    gradient_b: Option<Tensor>,
+}
+
+/// The patches of a pass.
+#[derive(Debug)]
+pub(super) struct Patches {
+    /// Per block, per product in the order of [`Projection::ALL`].
+    blocks: Vec<[Vec<Patch>; 4]>,
+    head: Vec<Patch>,
+    embedding: Vec<Patch>,
+}
+
+impl Patches {
+    pub(super) fn new(
+        model: &CausalLm,
+        segments: &[Segment<'_>],
+        layout: &Layout,
+        backward: bool,
+    ) -> Result<Self, ModelError> {
+        let config = model.config();
+        let mut patches = Self {
+            blocks: (0..config.layers).map(|_| [const { Vec::new() }; 4]).collect(),
+            head: Vec::new(),
+            embedding: Vec::new(),
+        };
+        for (number, segment) in segments.iter().enumerate() {
+            let (tokens, scored) = (layout.segments[number], layout.scored[number]);
+            if tokens.count > 0 {
+                patches.add(model, segment, tokens, scored, layout.prunes_last_block, backward)?;
+            }
+        }
+        Ok(patches)
+    }
+
+    fn add(
+        &mut self,
+        model: &CausalLm,
+        segment: &Segment<'_>,
+        tokens: Rows,
+        scored: Rows,
+        prunes: bool,
+        backward: bool,
+    ) -> Result<(), ModelError> {
+        let Some(adapter) = segment.adapter else { return Ok(()) };
+        let config = model.config();
+        let gradient = segment.gradient.filter(|_| backward);
+        let compute = adapter.flat().f_to_kind(model.precision().compute)?;
+        let (mut next_a, mut next_b) = (0, adapter.size_of_a());
+        let mut by_block: HashMap<(usize, usize), Vec<(usize, Site, Matrices)>> = HashMap::new();
+        for pair in adapter.pairs() {
+            let matrices = Matrices::take(pair, &compute, gradient, &mut next_a, &mut next_b)?;
+            let site = pair.site;
+            match site {
+                Site::Block { layer, module } => by_block
+                    .entry((layer, config.modules[module].projection as usize))
+                    .or_default()
+                    .push((module, site, matrices)),
+                Site::Head => {
+                    let mask = segment.mask(site);
+                    self.head.push(Patch::single(scored, 0, config.vocab_size, matrices, mask));
+                }
+                Site::Embedding => {
+                    self.embedding.push(Patch::single(tokens, 0, config.hidden_size, matrices, None));
+                }
+            }
+        }
+        for ((layer, product), modules) in by_block {
+            let pruned = prunes && layer + 1 == config.layers && product != Projection::Qkv as usize;
+            let rows = if pruned { scored } else { tokens };
+            if rows.count > 0 {
+                let place = &mut self.blocks[layer][product];
+                place.extend(Patch::of_modules(config, segment, rows, modules, gradient.is_some())?);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn of_block(&self, number: usize) -> &[Vec<Patch>; 4] {
+        &self.blocks[number]
+    }
+
+    pub(super) fn head(&self) -> &[Patch] {
+        &self.head
+    }
+
+    pub(super) fn has_embedding(&self) -> bool {
+        !self.embedding.is_empty()
+    }
+
+    /// The lowest block that the backward pass must reach; none where only the head is adapted.
+    pub(super) fn lowest_block(&self) -> Option<usize> {
+        if self.has_embedding() {
+            return Some(0);
+        }
+        self.blocks.iter().position(|products| products.iter().any(|patches| !patches.is_empty()))
+    }
+
+    /// `x + s · scale · B A[:, token]`, where `scale` is what the model multiplies its embeddings with.
+    pub(super) fn embedding_forward(
+        &self,
+        model: &CausalLm,
+        layout: &Layout,
+        x: Tensor,
+    ) -> Result<Tensor, ModelError> {
+        for patch in &self.embedding {
+            let columns = patch.token_columns(layout)?;
+            let factor = patch.parts[0].scale * model.config().embedding_scale.unwrap_or(1.0);
+            let delta = columns.f_matmul(&patch.parts[0].b.f_transpose(0, 1)?)?;
+            let _ = patch.rows.of(&x)?.f_add_(&delta.f_mul_scalar(factor)?)?;
+        }
+        Ok(x)
+    }
+
+    /// Adds to the gradients of embedding adapters; `dx: [tokens, hidden]` is the gradient of the embeddings.
+    pub(super) fn embedding_backward(
+        &self,
+        model: &CausalLm,
+        layout: &Layout,
+        dx: &Tensor,
+    ) -> Result<(), ModelError> {
+        for patch in &self.embedding {
+            let part = &patch.parts[0];
+            let factor = part.scale * model.config().embedding_scale.unwrap_or(1.0);
+            let dy = patch.rows.of(dx)?.f_mul_scalar(factor)?;
+            if let Some(gradient) = &part.gradient_b {
+                accumulate(gradient, &dy, &patch.token_columns(layout)?)?;
+            }
+            if let Some(gradient) = &patch.gradient_a {
+                let slope = dy.f_matmul(&part.b)?.f_transpose(0, 1)?.f_to_kind(Kind::Float)?;
+                let tokens = patch.rows.of(&layout.token_ids)?;
+                let _ = gradient.shallow_clone().f_index_add_(1, &tokens, &slope)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Patch {
+    fn single(rows: Rows, column: i64, width: i64, matrices: Matrices, mask: Option<DropoutMask>) -> Self {
+        Self {
+            rows,
+            a: matrices.a,
+            gradient_a: matrices.gradient_a,
+            parts: vec![Part {
+                column,
+                width,
+                first: 0,
+                rank: matrices.rank,
+                scale: matrices.scale,
+                b: matrices.b,
+                gradient_b: matrices.gradient_b,
+            }],
+            mask,
+        }
+    }
+
+    /// One patch of all modules of a product, or with dropout, whose masks differ, one of each.
+    fn of_modules(
+        config: &ModelConfig,
+        segment: &Segment<'_>,
+        rows: Rows,
+        mut modules: Vec<(usize, Site, Matrices)>,
+        trains: bool,
+    ) -> Result<Vec<Self>, ModelError> {
+        modules.sort_by_key(|(module, ..)| *module);
+        let singles = modules.into_iter().map(|(module, site, matrices)| {
+            let columns = &config.modules[module].rows;
+            let width = columns.end - columns.start;
+            Self::single(rows, columns.start, width, matrices, segment.mask(site))
+        });
+        let singles: Vec<Self> = singles.collect();
+        if singles.len() == 1 || singles.iter().any(|patch| patch.mask.is_some()) {
+            return Ok(singles);
+        }
+        Self::join(singles, trains).map(|joined| vec![joined])
+    }
+
+    /// Puts the A matrices, which lie one behind the other in the adapter's buffer, one below the other.
+    fn join(singles: Vec<Self>, trains: bool) -> Result<Self, ModelError> {
+        let ranks: i64 = singles.iter().map(|patch| patch.a.size()[0]).sum();
+        let inputs = singles[0].a.size()[1];
+        let rows = singles[0].rows;
+        let stacked = |first: &Tensor| first.f_as_strided([ranks, inputs], [inputs, 1], None);
+        let a = stacked(&singles[0].a)?;
+        let gradient_a = if trains {
+            singles[0].gradient_a.as_ref().map(stacked).transpose()?
+        } else {
+            None
+        };
+        let mut first = 0;
+        let mut parts = Vec::with_capacity(singles.len());
+        for single in singles {
+            for part in single.parts {
+                parts.push(Part { first, ..part });
+                first += single.a.size()[0];
+            }
+        }
+        Ok(Self {
+            rows,
+            a,
+            gradient_a,
+            parts,
+            mask: None,
+        })
+    }
+
+    /// `[rows, rank]`: the columns of A that the rows' tokens name.
+    fn token_columns(&self, layout: &Layout) -> Result<Tensor, ModelError> {
+        let tokens = self.rows.of(&layout.token_ids)?;
+        Ok(self.a.f_index_select(1, &tokens)?.f_transpose(0, 1)?)
+    }
+
+    /// The part of the patch on rows `start..start + count` of the scored ones, as seen from there.
+    pub(super) fn within(&self, start: i64, count: i64) -> Option<(Rows, Rows)> {
+        let first = self.rows.start.max(start);
+        let end = (self.rows.start + self.rows.count).min(start + count);
+        (first < end).then(|| {
+            let count = end - first;
+            (
+                Rows { start: first - start, count },
+                Rows { start: first - self.rows.start, count },
+            )
+        })
+    }
+
+    /// A patch of the same matrices on other rows.
+    pub(super) fn on(&self, rows: Rows) -> Self {
+        let copy = |tensor: &Tensor| tensor.shallow_clone();
+        Self {
+            rows,
+            a: copy(&self.a),
+            gradient_a: self.gradient_a.as_ref().map(copy),
+            parts: self
+                .parts
+                .iter()
+                .map(|part| Part {
+                    b: copy(&part.b),
+                    gradient_b: part.gradient_b.as_ref().map(copy),
+                    ..*part
+                })
+                .collect(),
+            mask: self.mask,
+        }
+    }
+}
+
+impl Matrices {
+    /// The next pair in the order of the adapter's buffer: all A, then all B.
+    fn take(
+        pair: &LoraPair,
+        compute: &Tensor,
+        gradient: Option<&Tensor>,
+        next_a: &mut i64,
+        next_b: &mut i64,
+    ) -> Result<Self, ModelError> {
+        let view = |buffer: &Tensor, start: i64, like: &Tensor| -> Result<Tensor, ModelError> {
+            Ok(buffer.f_narrow(0, start, like.numel() as i64)?.f_view(&like.size()[..])?)
+        };
+        let matrices = Self {
+            rank: pair.rank,
+            scale: pair.scale,
+            a: view(compute, *next_a, &pair.a)?,
+            b: view(compute, *next_b, &pair.b)?,
+            gradient_a: gradient.map(|buffer| view(buffer, *next_a, &pair.a)).transpose()?,
+            gradient_b: gradient.map(|buffer| view(buffer, *next_b, &pair.b)).transpose()?,
+        };
+        *next_a += pair.a.numel() as i64;
+        *next_b += pair.b.numel() as i64;
+        Ok(matrices)
+    }
+}
