@@ -1,132 +1,187 @@
-//! A LoRA adapter: for each adapted linear layer a pair of narrow matrices, `y = W x + s · B (A x)`.
+//! A LoRA adapter: for each adapted module a pair of narrow matrices, `y = W x + s · B (A x)`.
 
-use crate::modules::{LinearLayer, targeted};
+use std::collections::BTreeMap;
+
 use tch::{Device, Kind, Tensor, no_grad_guard};
 use tunesmith_types::hyperparameters::TargetModules;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::random::uniform;
-use crate::weights::{linear_path, linear_shape};
+use crate::modules::Site;
+use crate::random::{normal, uniform};
+use crate::targets::Target;
 
-/// What decides an adapter's shape and effect besides its tensors.
+/// What decides an adapter's shape and effect besides its tensors, in PEFT's words.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraSettings {
-    /// Width of the narrow matrices.
+    /// Width of the narrow matrices, where `rank_pattern` does not say it.
     pub rank: i64,
-    /// Numerator of the scale.
+    /// Numerator of the scale, where `alpha_pattern` does not say it.
     pub alpha: f64,
     /// Whether the scale is `alpha / sqrt(rank)` instead of `alpha / rank`.
     pub use_rslora: bool,
     /// Probability with which an input of `A` is zeroed in training.
     pub dropout: f64,
-    /// The adapted layers, in every block.
+    /// The adapted modules.
     pub target_modules: TargetModules,
+    /// Ranks of single modules, by a regular expression on the end of their names.
+    pub rank_pattern: BTreeMap<String, i64>,
+    /// Alphas of single modules, likewise.
+    pub alpha_pattern: BTreeMap<String, f64>,
+    /// The blocks that are adapted, ascending; `None` is all.
+    pub layers_to_transform: Option<Vec<u32>>,
 }
 
 impl LoraSettings {
-    /// `s`.
+    /// The scale of a module with this rank and alpha.
     #[must_use]
-    pub fn scale(&self) -> f64 {
-        let rank = self.rank as f64;
+    pub(crate) fn scale(&self, rank: i64, alpha: f64) -> f64 {
+        let rank = rank as f64;
         if self.use_rslora {
-            self.alpha / rank.sqrt()
+            alpha / rank.sqrt()
         } else {
-            self.alpha / rank
+            alpha / rank
         }
     }
 }
 
-/// One linear layer's part of an adapter.
+/// One module's part of an adapter.
 #[derive(Debug)]
-pub(crate) struct LoraPair {
+pub struct LoraPair {
+    /// The module.
+    pub site: Site,
+    /// Width of the narrow matrices.
+    pub rank: i64,
+    /// `s`.
+    pub scale: f64,
     /// `[rank, in]`.
-    pub(crate) a: Tensor,
+    pub a: Tensor,
     /// `[out, rank]`.
-    pub(crate) b: Tensor,
+    pub b: Tensor,
 }
 
 /// A LoRA adapter. Trainable tensors are float32; [`Self::frozen`] makes the copy that serves.
 #[derive(Debug)]
 pub struct Adapter {
     settings: LoraSettings,
-    /// One per block, each in the order of [`LinearLayer::ALL`].
-    layers: Vec<[Option<LoraPair>; 7]>,
+    /// In the order of [`Site::all`].
+    pairs: Vec<LoraPair>,
+    /// PEFT's names of `A` and `B` on disk, one entry per pair.
+    names: Vec<[String; 2]>,
+    places: Places,
     /// `[size]`: every `A`, then every `B`; the pairs are views of it.
     flat: Tensor,
     /// Values of all `A`.
     size_of_a: i64,
 }
 
+/// Indices into the pairs.
+#[derive(Debug, Clone, Default)]
+struct Places {
+    embedding: Option<usize>,
+    head: Option<usize>,
+    /// By block and module.
+    modules: Vec<Vec<Option<usize>>>,
+}
+
+impl Places {
+    fn of(pairs: &[LoraPair]) -> Self {
+        let mut places = Self::default();
+        for (index, pair) in pairs.iter().enumerate() {
+            match pair.site {
+                Site::Embedding => places.embedding = Some(index),
+                Site::Head => places.head = Some(index),
+                Site::Block { layer, module } => {
+                    let layers = &mut places.modules;
+                    layers.resize_with(layers.len().max(layer + 1), Vec::new);
+                    let modules = &mut layers[layer];
+                    modules.resize(modules.len().max(module + 1), None);
+                    modules[module] = Some(index);
+                }
+            }
+        }
+        places
+    }
+}
+
 impl Adapter {
     /// A fresh adapter that changes nothing yet: `A` Kaiming-uniform with `a = sqrt(5)`, that is uniform within
-    /// `1 / sqrt(in)`, and `B` zero. The values depend on the seed and each tensor's name alone.
+    /// `1 / sqrt(in)`, and `B` zero; for the embedding `A` zero and `B` normal, as PEFT has it. The values depend on
+    /// the seed and each tensor's name alone.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// The settings do not fit the model: nothing is targeted, a rank is above a module's smaller dimension, or a
+    /// block is not there. Or there is no memory.
     pub fn fresh(
         config: &ModelConfig,
         settings: LoraSettings,
         seed: u64,
         device: Device,
     ) -> Result<Self, ModelError> {
-        let rank = settings.rank;
-        Self::from_pairs(config, settings, |layer, linear| {
-            let (rows, columns) = linear_shape(config, linear);
-            let bound = 1.0 / (columns as f32).sqrt();
-            let a = uniform(
-                seed,
-                &tensor_name(layer, linear, Side::A),
-                &[rank, columns],
-                bound,
-                device,
-            )?;
-            let b = Tensor::f_zeros([rows, rank], (Kind::Float, device))?;
-            Ok(LoraPair { a, b })
+        let targets = Target::resolve(config, &settings)?;
+        targets.iter().try_for_each(|target| target.check_rank(config))?;
+        Self::from_targets(config, settings, &targets, |target, side, shape| {
+            let name = tensor_name(&target.site.name(config), target.site, side);
+            let zeros = || Ok(Tensor::f_zeros(shape, (Kind::Float, device))?);
+            match (target.site, side) {
+                (Site::Embedding, Side::A) | (Site::Block { .. } | Site::Head, Side::B) => zeros(),
+                (Site::Embedding, Side::B) => Ok(normal(seed, &name, shape, 1.0)?.f_to_device(device)?),
+                (Site::Block { .. } | Site::Head, Side::A) => {
+                    uniform(seed, &name, shape, 1.0 / (shape[1] as f32).sqrt(), device)
+                }
+            }
         })
     }
 
-    /// An adapter whose pairs come from `pair`, one call per block and target.
-    pub(crate) fn from_pairs(
+    /// An adapter whose tensors come from `tensor`, one call per target and side with the shape.
+    pub(crate) fn from_targets(
         config: &ModelConfig,
         settings: LoraSettings,
-        mut pair: impl FnMut(usize, LinearLayer) -> Result<LoraPair, ModelError>,
+        targets: &[Target],
+        mut tensor: impl FnMut(&Target, Side, &[i64]) -> Result<Tensor, ModelError>,
     ) -> Result<Self, ModelError> {
-        let mut layers = Vec::with_capacity(config.layers);
-        for layer in 0..config.layers {
-            let mut pairs = [const { None }; 7];
-            for linear in targeted(&settings.target_modules) {
-                pairs[linear as usize] = Some(pair(layer, linear)?);
-            }
-            layers.push(pairs);
+        let mut pairs = Vec::with_capacity(targets.len());
+        let mut names = Vec::with_capacity(targets.len());
+        for target in targets {
+            let [a, b] = [Side::A, Side::B].map(|side| tensor(target, side, &target.shape(config, side)));
+            pairs.push(LoraPair {
+                site: target.site,
+                rank: target.rank,
+                scale: target.scale,
+                a: a?,
+                b: b?,
+            });
+            let module = target.site.name(config);
+            names.push([Side::A, Side::B].map(|side| tensor_name(&module, target.site, side)));
         }
-        Self::assemble(settings, layers)
+        Self::assemble(settings, pairs, names)
     }
 
     /// Moves all tensors into one buffer.
-    fn assemble(settings: LoraSettings, mut layers: Vec<[Option<LoraPair>; 7]>) -> Result<Self, ModelError> {
+    fn assemble(
+        settings: LoraSettings,
+        mut pairs: Vec<LoraPair>,
+        names: Vec<[String; 2]>,
+    ) -> Result<Self, ModelError> {
         let _guard = no_grad_guard();
-        let pairs = |layers: &[[Option<LoraPair>; 7]]| -> Vec<[Tensor; 2]> {
-            let all = layers.iter().flatten().flatten();
-            all.map(|pair| [pair.a.shallow_clone(), pair.b.shallow_clone()])
-                .collect()
-        };
-        let old = pairs(&layers);
-        let sides = |side: usize| old.iter().map(move |pair| &pair[side]);
-        let pieces = sides(0)
-            .chain(sides(1))
+        let (all_a, all_b) = (pairs.iter().map(|pair| &pair.a), pairs.iter().map(|pair| &pair.b));
+        let pieces = all_a
+            .clone()
+            .chain(all_b)
             .map(|tensor| tensor.f_reshape([-1]))
             .collect::<Result<Vec<_>, _>>()?;
+        let size_of_a = all_a.map(|tensor| tensor.numel() as i64).sum();
         let flat = Tensor::f_cat(&pieces, 0)?;
-        let size_of_a = sides(0).map(|tensor| tensor.numel() as i64).sum();
         let (mut next_a, mut next_b) = (0, size_of_a);
-        for pair in layers.iter_mut().flatten().flatten() {
+        for pair in &mut pairs {
             pair.a = view_of(&flat, &mut next_a, &pair.a.size())?;
             pair.b = view_of(&flat, &mut next_b, &pair.b.size())?;
         }
         Ok(Self {
             settings,
-            layers,
+            places: Places::of(&pairs),
+            pairs,
+            names,
             flat,
             size_of_a,
         })
@@ -155,19 +210,38 @@ impl Adapter {
         self.settings.dropout = probability;
     }
 
-    /// Every tensor by its name in a PEFT folder. The order is fixed: by block, within it by layer name, `A` before `B`.
+    /// The pairs, in the order of [`Site::all`].
+    #[must_use]
+    pub fn pairs(&self) -> &[LoraPair] {
+        &self.pairs
+    }
+
+    /// The pair of a module, by block and index into [`ModelConfig::modules`].
+    #[must_use]
+    pub fn module(&self, layer: usize, module: usize) -> Option<&LoraPair> {
+        let index = *self.places.modules.get(layer)?.get(module)?;
+        index.map(|index| &self.pairs[index])
+    }
+
+    /// The pair of the output head.
+    #[must_use]
+    pub fn head(&self) -> Option<&LoraPair> {
+        self.places.head.map(|index| &self.pairs[index])
+    }
+
+    /// The pair of the embedding; its `A` has a column per token.
+    #[must_use]
+    pub fn embedding(&self) -> Option<&LoraPair> {
+        self.places.embedding.map(|index| &self.pairs[index])
+    }
+
+    /// Every tensor by its name in a PEFT folder: in the order of [`Self::pairs`], `A` before `B`.
     #[must_use]
     pub fn parameters(&self) -> Vec<(String, &Tensor)> {
-        let mut parameters = Vec::new();
-        for (layer, pairs) in self.layers.iter().enumerate() {
-            for linear in LinearLayer::ALL {
-                if let Some(pair) = &pairs[linear as usize] {
-                    parameters.push((tensor_name(layer, linear, Side::A), &pair.a));
-                    parameters.push((tensor_name(layer, linear, Side::B), &pair.b));
-                }
-            }
-        }
-        parameters
+        let named = self.names.iter().zip(&self.pairs);
+        named
+            .flat_map(|([a, b], pair)| [(a.clone(), &pair.a), (b.clone(), &pair.b)])
+            .collect()
     }
 
     /// Number of trainable values.
@@ -191,7 +265,7 @@ impl Adapter {
     pub(crate) fn take_gradients(&self, gradient: &Tensor) -> Result<(), ModelError> {
         let _guard = no_grad_guard();
         let (mut next_a, mut next_b) = (0, self.size_of_a);
-        for pair in self.layers.iter().flatten().flatten() {
+        for pair in &self.pairs {
             for (tensor, next) in [(&pair.a, &mut next_a), (&pair.b, &mut next_b)] {
                 let mut place = view_of(gradient, next, &tensor.size())?;
                 let collected = tensor.f_grad()?;
@@ -214,24 +288,17 @@ impl Adapter {
             copied.f_copy_(&tensor.f_detach()?)?;
             Ok(copied)
         };
-        let mut layers = Vec::with_capacity(self.layers.len());
-        for pairs in &self.layers {
-            let mut copies = [const { None }; 7];
-            for (copied, pair) in copies.iter_mut().zip(pairs) {
-                if let Some(pair) = pair {
-                    *copied = Some(LoraPair {
-                        a: copy(&pair.a)?,
-                        b: copy(&pair.b)?,
-                    });
-                }
-            }
-            layers.push(copies);
-        }
-        Self::assemble(self.settings.clone(), layers)
-    }
-
-    pub(crate) fn pair(&self, layer: usize, linear: LinearLayer) -> Option<&LoraPair> {
-        self.layers.get(layer)?[linear as usize].as_ref()
+        let pairs = self.pairs.iter().map(|pair| {
+            Ok(LoraPair {
+                site: pair.site,
+                rank: pair.rank,
+                scale: pair.scale,
+                a: copy(&pair.a)?,
+                b: copy(&pair.b)?,
+            })
+        });
+        let pairs = pairs.collect::<Result<Vec<_>, ModelError>>()?;
+        Self::assemble(self.settings.clone(), pairs, self.names.clone())
     }
 }
 
@@ -249,23 +316,14 @@ pub(crate) enum Side {
     B,
 }
 
-/// PEFT's name of a tensor on disk.
-pub(crate) fn tensor_name(layer: usize, linear: LinearLayer, side: Side) -> String {
+/// PEFT's name of a tensor on disk, for the module of that name.
+pub(crate) fn tensor_name(module: &str, site: Site, side: Side) -> String {
     let side = match side {
         Side::A => 'A',
         Side::B => 'B',
     };
-    format!(
-        "base_model.model.model.layers.{layer}.{}.lora_{side}.weight",
-        linear_path(linear)
-    )
-}
-
-/// Shape of a tensor.
-pub(crate) fn tensor_shape(config: &ModelConfig, linear: LinearLayer, rank: i64, side: Side) -> Vec<i64> {
-    let (rows, columns) = linear_shape(config, linear);
-    match side {
-        Side::A => vec![rank, columns],
-        Side::B => vec![rows, rank],
+    match site {
+        Site::Embedding => format!("base_model.model.{module}.lora_embedding_{side}"),
+        Site::Block { .. } | Site::Head => format!("base_model.model.{module}.lora_{side}.weight"),
     }
 }

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::attention::{Attend, causal_attention};
+use crate::attention::{Attend, AttentionShape, causal_attention};
 use crate::error::ModelError;
 
 /// A batch without padding: the tokens of all documents one after the other. Positions restart with each document, and
@@ -16,6 +16,8 @@ pub struct PackedBatch {
     pub(crate) tokens: Tensor,
     /// int64 `[total]`, sorted.
     pub(crate) positions: Tensor,
+    /// int64 `[total]`, sorted: how many tokens each token's document has.
+    pub(crate) lengths: Tensor,
     /// int64 `[total]`: for each of the caller's rows, its sorted row; `None` where the order is the same.
     pub(crate) restore: Option<Tensor>,
     pub(crate) largest_token: u32,
@@ -47,6 +49,7 @@ impl PackedBatch {
         order.sort_by_key(|&document| lengths[document]);
         let mut sorted = Vec::with_capacity(tokens.len());
         let mut positions = Vec::with_capacity(tokens.len());
+        let mut document_lengths = Vec::with_capacity(tokens.len());
         let mut restore = vec![0i64; tokens.len()];
         for &document in &order {
             for position in 0..lengths[document] {
@@ -54,6 +57,7 @@ impl PackedBatch {
                 restore[row] = sorted.len() as i64;
                 sorted.push(i64::from(tokens[row]));
                 positions.push(position as i64);
+                document_lengths.push(lengths[document] as i64);
             }
         }
         let moved = !order.is_sorted();
@@ -61,6 +65,7 @@ impl PackedBatch {
         Ok(Self {
             tokens: on_device(&sorted)?,
             positions: on_device(&positions)?,
+            lengths: on_device(&document_lengths)?,
             restore: moved.then(|| on_device(&restore)).transpose()?,
             largest_token: tokens.iter().copied().max().unwrap_or(0),
             groups: groups(lengths, &order),
@@ -108,7 +113,7 @@ impl Attend for &PackedBatch {
     fn attend(
         &mut self,
         _layer: usize,
-        window: Option<i64>,
+        shape: AttentionShape,
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
@@ -132,7 +137,7 @@ impl Attend for &PackedBatch {
                 &batched(&queries[number])?,
                 &batched(&keys[number])?,
                 &batched(&values[number])?,
-                window,
+                shape,
             )?;
             outputs.push(mixed.f_transpose(1, 2)?.f_reshape([rows[number], -1])?);
         }

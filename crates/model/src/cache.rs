@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::attention::{Attend, causal_attention};
+use crate::attention::{Attend, AttentionShape, causal_attention};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 
@@ -111,7 +111,7 @@ impl KvCache {
     fn attend(
         &self,
         layer: usize,
-        window: Option<i64>,
+        shape: AttentionShape,
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
@@ -124,7 +124,7 @@ impl KvCache {
         };
         let keys = store(&self.layers[layer].keys, k)?;
         let values = store(&self.layers[layer].values, v)?;
-        let mixed = causal_attention(&q.f_transpose(0, 1)?.f_unsqueeze(0)?, &keys, &values, window)?;
+        let mixed = causal_attention(&q.f_transpose(0, 1)?.f_unsqueeze(0)?, &keys, &values, shape)?;
         Ok(mixed
             .f_squeeze_dim(0)?
             .f_transpose(0, 1)?
@@ -145,7 +145,7 @@ impl Attend for CachedSequences<'_> {
     fn attend(
         &mut self,
         layer: usize,
-        window: Option<i64>,
+        shape: AttentionShape,
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
@@ -154,7 +154,7 @@ impl Attend for CachedSequences<'_> {
         let mut start = 0;
         for &(tokens, cache) in &self.sequences {
             let rows = |x: &Tensor| x.f_narrow(0, start, tokens);
-            outputs.push(cache.attend(layer, window, &rows(q)?, &rows(k)?, &rows(v)?)?);
+            outputs.push(cache.attend(layer, shape, &rows(q)?, &rows(k)?, &rows(v)?)?);
             start += tokens;
         }
         if outputs.len() == 1 {

@@ -2,21 +2,22 @@
 
 use std::path::Path;
 
-use crate::modules::LinearLayer;
 use tch::{Device, Kind, Tensor, no_grad_guard};
 
 use crate::adapter::Adapter;
+use crate::attention::Attend;
 use crate::batch::PackedBatch;
 use crate::cache::{CachedSequences, KvCache};
 use crate::config::ModelConfig;
 use crate::dropout::DropoutKey;
 use crate::error::ModelError;
-use crate::init::fresh_weights;
+use crate::init::FreshWeights;
 use crate::layer::{Block, Pass};
 use crate::lora::LoraPass;
+use crate::modules::Projection;
 use crate::norm::RmsNorm;
-use crate::rope::Rope;
-use crate::weights::{EMBEDDING, FINAL_NORM, HEAD, Weights, linear_path};
+use crate::rotation::{Places, Rope};
+use crate::weights::{EMBEDDING, FINAL_NORM, HEAD, Loader, TensorSource, WeightFiles};
 
 /// In which number formats a model is kept and run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub struct SequenceStep<'a> {
 struct StepLayout {
     tokens: Tensor,
     positions: Tensor,
+    /// Of each token's sequence, with the new tokens.
+    lengths: Tensor,
     /// Each sequence's last row.
     last_rows: Tensor,
 }
@@ -69,16 +72,17 @@ struct StepLayout {
 /// A causal language model of Llama's shape.
 #[derive(Debug)]
 pub struct CausalLm {
-    config: ModelConfig,
+    pub(crate) config: ModelConfig,
     precision: Precision,
     device: Device,
-    rope: Rope,
+    /// One per [`ModelConfig::ropes`].
+    pub(crate) ropes: Vec<Rope>,
     /// `[vocab, hidden]`.
-    embedding: Tensor,
+    pub(crate) embedding: Tensor,
     pub(crate) blocks: Vec<Block>,
-    norm: RmsNorm,
+    pub(crate) final_norm: RmsNorm,
     /// `[vocab, hidden]`; `None` where the embedding serves.
-    head: Option<Tensor>,
+    pub(crate) head: Option<Tensor>,
 }
 
 impl CausalLm {
@@ -88,8 +92,8 @@ impl CausalLm {
     /// The configuration is not supported, or the weights do not fit it: every misfit is named.
     pub fn load(folder: &Path, device: Device, precision: Precision) -> Result<Self, ModelError> {
         let config = ModelConfig::from_folder(folder)?;
-        let weights = Weights::load(folder, &config, device, precision.weights)?;
-        Self::assemble(config, weights, device, precision)
+        let files = WeightFiles::open(folder, &config)?;
+        Self::assemble(&config, &files, device, precision)
     }
 
     /// A model with fresh random weights: the same for the same configuration and seed.
@@ -102,27 +106,41 @@ impl CausalLm {
         device: Device,
         precision: Precision,
     ) -> Result<Self, ModelError> {
-        let weights = fresh_weights(&config, seed, device, precision.weights)?;
-        Self::assemble(config, weights, device, precision)
+        let source = FreshWeights {
+            config: &config,
+            seed,
+        };
+        Self::assemble(&config, &source, device, precision)
     }
 
     fn assemble(
-        config: ModelConfig,
-        mut weights: Weights,
+        config: &ModelConfig,
+        source: &dyn TensorSource,
         device: Device,
         precision: Precision,
     ) -> Result<Self, ModelError> {
-        let rope = Rope::new(&config, device, precision.compute)?;
-        let blocks = (0..config.layers)
-            .map(|number| Block::take(&mut weights, &config, number))
-            .collect();
-        Ok(Self {
-            rope,
-            embedding: weights.take(EMBEDDING),
-            blocks,
-            norm: RmsNorm::new(weights.take(FINAL_NORM), config.rms_norm_eps),
-            head: (!config.tie_word_embeddings).then(|| weights.take(HEAD)),
+        let loader = Loader {
+            source,
             config,
+            device,
+            kind: precision.weights,
+        };
+        let table = [config.vocab_size, config.hidden_size];
+        Ok(Self {
+            ropes: config
+                .ropes
+                .iter()
+                .map(|settings| Rope::new(settings, device))
+                .collect::<Result<_, _>>()?,
+            embedding: loader.tensor(EMBEDDING, &table)?,
+            blocks: (0..config.layers)
+                .map(|number| Block::load(&loader, number))
+                .collect::<Result<_, _>>()?,
+            final_norm: loader.norm(FINAL_NORM.trim_end_matches(".weight"), config.hidden_size)?,
+            head: (!config.tie_word_embeddings)
+                .then(|| loader.tensor(HEAD, &table))
+                .transpose()?,
+            config: config.clone(),
             precision,
             device,
         })
@@ -146,31 +164,48 @@ impl CausalLm {
         self.precision
     }
 
-    /// Every weight by its Hugging Face name, in the order of a forward pass.
+    /// Every weight by its Hugging Face name, in the order of [`crate::expected_tensors`]. Where a family's files split
+    /// what is one tensor in memory, views of its parts: for reading; [`Self::trainable`] has the tensors themselves.
     #[must_use]
-    pub fn parameters(&self) -> Vec<(String, &Tensor)> {
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        let mut parameters = vec![(EMBEDDING.to_owned(), self.embedding.shallow_clone())];
+        for (number, block) in self.blocks.iter().enumerate() {
+            let prefix = format!("model.layers.{number}");
+            for (name, norm) in block.norms(&self.config) {
+                parameters.push((format!("{prefix}.{name}.weight"), norm.weight.shallow_clone()));
+            }
+            for module in &self.config.modules {
+                let merged = &block.projections[module.projection as usize];
+                let rows = |tensor: &Tensor| tensor.narrow(0, module.rows.start, module.outputs());
+                let path = module.path;
+                parameters.push((format!("{prefix}.{path}.weight"), rows(&merged.weight)));
+                let bias = merged.bias.as_ref().map(rows);
+                parameters.extend(bias.map(|bias| (format!("{prefix}.{path}.bias"), bias)));
+            }
+        }
+        parameters.push((FINAL_NORM.to_owned(), self.final_norm.weight.shallow_clone()));
+        let head = self.head.as_ref().map(Tensor::shallow_clone);
+        parameters.extend(head.map(|head| (HEAD.to_owned(), head)));
+        parameters
+    }
+
+    /// The tensors of full-parameter training, by names of their own, in the order of a forward pass: leaves that
+    /// collect gradients after [`Self::set_trainable`].
+    #[must_use]
+    pub fn trainable(&self) -> Vec<(String, &Tensor)> {
         let mut parameters = vec![(EMBEDDING.to_owned(), &self.embedding)];
         for (number, block) in self.blocks.iter().enumerate() {
             let prefix = format!("model.layers.{number}");
-            parameters.push((
-                format!("{prefix}.input_layernorm.weight"),
-                &block.attention_norm.weight,
-            ));
-            parameters.push((
-                format!("{prefix}.post_attention_layernorm.weight"),
-                &block.mlp_norm.weight,
-            ));
-            for linear in LinearLayer::ALL {
-                let (part, path) = (&block.linears[linear as usize], linear_path(linear));
-                parameters.push((format!("{prefix}.{path}.weight"), &part.weight));
-                parameters.extend(
-                    part.bias
-                        .as_ref()
-                        .map(|bias| (format!("{prefix}.{path}.bias"), bias)),
-                );
+            for (name, norm) in block.norms(&self.config) {
+                parameters.push((format!("{prefix}.{name}.weight"), &norm.weight));
+            }
+            for (projection, part) in Projection::ALL.into_iter().zip(&block.projections) {
+                let name = format!("{prefix}.{}", projection.as_str());
+                parameters.push((format!("{name}.weight"), &part.weight));
+                parameters.extend(part.bias.as_ref().map(|bias| (format!("{name}.bias"), bias)));
             }
         }
-        parameters.push((FINAL_NORM.to_owned(), &self.norm.weight));
+        parameters.push((FINAL_NORM.to_owned(), &self.final_norm.weight));
         parameters.extend(self.head.as_ref().map(|head| (HEAD.to_owned(), head)));
         parameters
     }
@@ -180,7 +215,7 @@ impl CausalLm {
     /// # Errors
     /// LibTorch refused.
     pub fn set_trainable(&self, trainable: bool) -> Result<(), ModelError> {
-        for (_, parameter) in self.parameters() {
+        for (_, parameter) in self.trainable() {
             let _ = parameter.f_set_requires_grad(trainable)?;
         }
         Ok(())
@@ -202,7 +237,11 @@ impl CausalLm {
         self.check_token(batch.largest_token)?;
         let mut attention = batch;
         let lora = LoraPass::uniform(adapter, batch.total(), dropout);
-        let hidden = self.run(&batch.tokens, &batch.positions, &mut attention, lora)?;
+        let places = Places {
+            positions: &batch.positions,
+            lengths: &batch.lengths,
+        };
+        let hidden = self.run(&batch.tokens, places, &mut attention, lora)?;
         match &batch.restore {
             Some(restore) => Ok(hidden.f_index_select(0, restore)?),
             None => Ok(hidden),
@@ -215,8 +254,33 @@ impl CausalLm {
     /// # Errors
     /// LibTorch refused, most often for want of memory.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor, ModelError> {
-        let head = self.head.as_ref().unwrap_or(&self.embedding);
-        Ok(hidden.f_linear(&head.f_to_kind(self.precision.compute)?, None::<&Tensor>)?)
+        self.adapted_logits(hidden, None, None)
+    }
+
+    /// [`Self::logits`] with an adapter that may act on the output head too.
+    ///
+    /// # Errors
+    /// As [`Self::logits`].
+    pub fn adapted_logits(
+        &self,
+        hidden: &Tensor,
+        adapter: Option<&Adapter>,
+        dropout: Option<DropoutKey>,
+    ) -> Result<Tensor, ModelError> {
+        self.scores(hidden, &LoraPass::uniform(adapter, hidden.size()[0], dropout))
+    }
+
+    fn scores(&self, hidden: &Tensor, lora: &LoraPass<'_>) -> Result<Tensor, ModelError> {
+        let head = self.head_weight().f_to_kind(self.precision.compute)?;
+        let logits = lora.add_to_head(hidden.f_linear(&head, None::<&Tensor>)?, hidden)?;
+        match self.config.final_softcap {
+            Some(cap) => Ok(logits.f_divide_scalar(cap)?.f_tanh()?.f_multiply_scalar(cap)?),
+            None => Ok(logits),
+        }
+    }
+
+    pub(crate) fn head_weight(&self) -> &Tensor {
+        self.head.as_ref().unwrap_or(&self.embedding)
     }
 
     /// An empty cache for one sequence, with room for `capacity` tokens; it grows when more come.
@@ -248,9 +312,14 @@ impl CausalLm {
                 .map(|part| (part.tokens.len() as i64, &*part.cache))
                 .collect(),
         };
-        let hidden = self.run(&layout.tokens, &layout.positions, &mut attention, lora)?;
+        let places = Places {
+            positions: &layout.positions,
+            lengths: &layout.lengths,
+        };
+        let hidden = self.run(&layout.tokens, places, &mut attention, lora)?;
         let last = hidden.f_index_select(0, &layout.last_rows)?;
-        let logits = self.logits(&last)?.f_to_kind(Kind::Float)?;
+        let head = LoraPass::by_rows(sequences.iter().map(|part| (1, part.adapter)));
+        let logits = self.scores(&last, &head)?.f_to_kind(Kind::Float)?;
         for sequence in sequences {
             sequence.cache.advance(sequence.tokens.len() as i64);
         }
@@ -259,7 +328,7 @@ impl CausalLm {
 
     /// Lays the new tokens end to end, and makes room for them in the caches.
     fn lay_out(&self, sequences: &mut [SequenceStep<'_>]) -> Result<StepLayout, ModelError> {
-        let (mut tokens, mut positions, mut last_rows) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut tokens, mut positions, mut lengths, mut last_rows) = (vec![], vec![], vec![], vec![]);
         for sequence in sequences {
             let Some(&largest) = sequence.tokens.iter().max() else {
                 return Err(ModelError::InvalidBatch(
@@ -268,8 +337,9 @@ impl CausalLm {
             };
             self.check_token(largest)?;
             sequence.cache.reserve(sequence.tokens.len() as i64)?;
-            let seen = sequence.cache.len() as i64;
-            positions.extend((0..sequence.tokens.len() as i64).map(|new| seen + new));
+            let (seen, new) = (sequence.cache.len() as i64, sequence.tokens.len() as i64);
+            positions.extend(seen..seen + new);
+            lengths.extend((0..new).map(|_| seen + new));
             tokens.extend(sequence.tokens.iter().map(|&token| i64::from(token)));
             last_rows.push(tokens.len() as i64 - 1);
         }
@@ -280,6 +350,7 @@ impl CausalLm {
         Ok(StepLayout {
             tokens: on_device(&tokens)?,
             positions: on_device(&positions)?,
+            lengths: on_device(&lengths)?,
             last_rows: on_device(&last_rows)?,
         })
     }
@@ -287,21 +358,41 @@ impl CausalLm {
     fn run<'a>(
         &'a self,
         tokens: &Tensor,
-        positions: &Tensor,
-        attention: &'a mut dyn crate::attention::Attend,
+        places: Places<'_>,
+        attention: &'a mut dyn Attend,
         lora: LoraPass<'a>,
     ) -> Result<Tensor, ModelError> {
-        let embedded = Tensor::f_embedding(&self.embedding, tokens, -1, false, false)?;
-        let mut x = embedded.f_to_kind(self.precision.compute)?;
+        let rotations = self
+            .ropes
+            .iter()
+            .map(|rope| rope.rotation(places, self.precision.compute))
+            .collect::<Result<_, _>>()?;
+        let mut x = self.embed(tokens, &lora)?;
         let mut pass = Pass {
-            rotation: self.rope.rotation(positions)?,
+            config: &self.config,
+            rotations,
             attention,
             lora,
         };
         for block in &self.blocks {
             x = block.forward(&x, &mut pass)?;
         }
-        self.norm.forward(&x)
+        self.final_norm.forward(&x)
+    }
+
+    /// `[tokens, hidden]` in the compute format.
+    fn embed(&self, tokens: &Tensor, lora: &LoraPass<'_>) -> Result<Tensor, ModelError> {
+        let kind = self.precision.compute;
+        let mut x = Tensor::f_embedding(&self.embedding, tokens, -1, false, false)?.f_to_kind(kind)?;
+        let scale = self
+            .config
+            .embedding_scale
+            .map(|scale| Tensor::f_scalar_tensor(scale, (kind, self.device)))
+            .transpose()?;
+        if let Some(scale) = &scale {
+            x = x.f_mul(scale)?;
+        }
+        lora.add_to_embedding(x, tokens, scale.as_ref())
     }
 
     /// An index out of range would poison a CUDA context, so it is caught here.

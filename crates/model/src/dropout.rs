@@ -1,9 +1,9 @@
 //! Dropout whose mask is a pure function of where it is applied, so that a resumed run repeats it exactly.
 
-use crate::modules::LinearLayer;
 use tch::{Device, Kind, Tensor};
 
 use crate::error::ModelError;
+use crate::modules::Site;
 
 /// Where in a training run a forward pass is. The same key gives the same masks, on every device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,13 +22,11 @@ impl DropoutKey {
         self,
         probability: f64,
         shape: &[i64],
-        layer: usize,
-        linear: LinearLayer,
+        site: Site,
         device: Device,
         kind: Kind,
     ) -> Result<Tensor, ModelError> {
-        let site = (layer * LinearLayer::ALL.len() + linear as usize) as u64;
-        let stream = [self.step, self.micro_batch, site]
+        let stream = [self.step, self.micro_batch, site.number()]
             .into_iter()
             .fold(self.seed, |key, part| mix(key ^ mix(part)));
         let elements = shape.iter().product::<i64>();
@@ -84,9 +82,15 @@ mod tests {
         micro_batch: 0,
     };
 
-    fn mask(key: DropoutKey, layer: usize, linear: LinearLayer) -> Vec<f32> {
+    fn mask(key: DropoutKey, layer: usize, module: usize) -> Vec<f32> {
         let mask = key
-            .mask(0.25, &[200, 50], layer, linear, Device::Cpu, Kind::Float)
+            .mask(
+                0.25,
+                &[200, 50],
+                Site::Block { layer, module },
+                Device::Cpu,
+                Kind::Float,
+            )
             .unwrap();
         Vec::<f32>::try_from(mask.reshape([-1])).unwrap()
     }
@@ -101,20 +105,20 @@ mod tests {
 
     #[test]
     fn a_key_gives_one_mask_and_another_key_another() {
-        let first = mask(KEY, 1, LinearLayer::QProj);
-        assert_eq!(first, mask(KEY, 1, LinearLayer::QProj));
+        let first = mask(KEY, 1, 0);
+        assert_eq!(first, mask(KEY, 1, 0));
         let others = [
-            mask(KEY, 1, LinearLayer::KProj),
-            mask(KEY, 2, LinearLayer::QProj),
-            mask(DropoutKey { step: 4, ..KEY }, 1, LinearLayer::QProj),
-            mask(DropoutKey { seed: 8, ..KEY }, 1, LinearLayer::QProj),
+            mask(KEY, 1, 1),
+            mask(KEY, 2, 0),
+            mask(DropoutKey { step: 4, ..KEY }, 1, 0),
+            mask(DropoutKey { seed: 8, ..KEY }, 1, 0),
             mask(
                 DropoutKey {
                     micro_batch: 1,
                     ..KEY
                 },
                 1,
-                LinearLayer::QProj,
+                0,
             ),
         ];
         for other in others {
@@ -126,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_share_and_the_scale_are_right() {
-        let mask = mask(KEY, 0, LinearLayer::DownProj);
+        let mask = mask(KEY, 0, 6);
         let dropped = mask.iter().filter(|value| **value == 0.0).count() as f64 / mask.len() as f64;
         assert!((dropped - 0.25).abs() < 0.02, "{dropped}");
         assert!(

@@ -79,6 +79,41 @@ pub enum ModelError {
         /// What is missing, misshapen, unexpected or not finite.
         problems: Vec<String>,
     },
+    /// None of the model's modules is targeted.
+    #[error("`target_modules` names none of the model's modules; it has {}", modules.join(", "))]
+    NoTargetModule {
+        /// What could be named.
+        modules: Vec<String>,
+    },
+    /// The rank of a module is above its smaller dimension, where more adds nothing.
+    #[error(
+        "rank {rank} is above {limit}, the smaller dimension of `{module}`; lower `rank`, or give this module a rank of \
+         its own in `rank_pattern`"
+    )]
+    RankTooLarge {
+        /// The module's name.
+        module: String,
+        /// Its rank.
+        rank: i64,
+        /// The largest rank that it can have.
+        limit: i64,
+    },
+    /// `layers_to_transform` names a block that the model does not have.
+    #[error("`layers_to_transform` names block {layer}; the model has blocks 0 to {}", layers - 1)]
+    LayerOutOfRange {
+        /// The block's number.
+        layer: u32,
+        /// How many blocks there are.
+        layers: usize,
+    },
+    /// The settings of an adapter contradict each other, or one is not valid.
+    #[error("`{field}`: {reason}")]
+    InvalidLora {
+        /// The setting.
+        field: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
     /// A batch is empty, or its parts do not add up.
     #[error("invalid batch: {0}")]
     InvalidBatch(String),
@@ -108,6 +143,10 @@ impl ModelError {
             Self::WeightsMismatch { .. } | Self::TensorFile(_) => "model_weights_invalid",
             Self::UnsupportedAdapter { .. } => "unsupported_adapter",
             Self::AdapterMismatch { .. } => "adapter_invalid",
+            Self::NoTargetModule { .. } => "target_modules_match_nothing",
+            Self::RankTooLarge { .. } => "rank_too_large",
+            Self::LayerOutOfRange { .. } => "layer_out_of_range",
+            Self::InvalidLora { .. } => "lora_invalid",
             Self::InvalidBatch(_) | Self::TokenOutOfRange { .. } => "invalid_batch",
             Self::Torch(error) if is_out_of_memory(error) => "out_of_memory",
             Self::Torch(_) => "torch_error",

@@ -1,34 +1,33 @@
 //! A model with fresh weights.
 
-use std::collections::HashMap;
-
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::random::normal;
-use crate::weights::{Weights, expected_tensors};
+use crate::weights::TensorSource;
 
 /// Norms 1, biases 0, everything else normal with `initializer_range`, as transformers begins a pre-training.
-pub(crate) fn fresh_weights(
-    config: &ModelConfig,
-    seed: u64,
-    device: Device,
-    kind: Kind,
-) -> Result<Weights, ModelError> {
-    let mut tensors = HashMap::new();
-    for (name, shape) in expected_tensors(config) {
-        let is_norm = name.ends_with("norm.weight");
-        let tensor = if is_norm {
-            Tensor::f_ones(&shape[..], (kind, device))?
+pub(crate) struct FreshWeights<'a> {
+    pub(crate) config: &'a ModelConfig,
+    pub(crate) seed: u64,
+}
+
+impl TensorSource for FreshWeights<'_> {
+    fn fill(&self, name: &str, target: &Tensor) -> Result<(), ModelError> {
+        let mut target = target.shallow_clone();
+        if name.ends_with("norm.weight") {
+            let _ = target.f_fill_(1.0 - self.config.norm_offset)?;
         } else if name.ends_with(".bias") {
-            Tensor::f_zeros(&shape[..], (kind, device))?
+            let _ = target.f_fill_(0.0)?;
         } else {
-            normal(seed, &name, &shape, config.initializer_range)?
-                .f_to_device(device)?
-                .f_to_kind(kind)?
-        };
-        tensors.insert(name, tensor);
+            target.f_copy_(&normal(
+                self.seed,
+                name,
+                &target.size(),
+                self.config.initializer_range,
+            )?)?;
+        }
+        Ok(())
     }
-    Ok(Weights::new(tensors))
 }

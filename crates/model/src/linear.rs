@@ -1,33 +1,47 @@
-//! A linear layer of the base model.
+//! One of the four matrix products of a block.
 
-use crate::modules::LinearLayer;
 use tch::Tensor;
 
-use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::weights::{Weights, linear_has_bias, linear_path};
+use crate::modules::Projection;
+use crate::weights::Loader;
 
 /// `y = x Wᵀ + bias`.
 #[derive(Debug)]
 pub(crate) struct Linear {
-    /// `[out, in]`.
+    /// `[out, in]`: the rows of its modules one after the other.
     pub(crate) weight: Tensor,
     /// `[out]`.
     pub(crate) bias: Option<Tensor>,
 }
 
 impl Linear {
-    pub(crate) fn take(
-        weights: &mut Weights,
-        config: &ModelConfig,
+    /// Each module's weight goes from the file to its rows.
+    pub(crate) fn load(
+        loader: &Loader<'_>,
         layer: usize,
-        linear: LinearLayer,
-    ) -> Self {
-        let prefix = format!("model.layers.{layer}.{}", linear_path(linear));
-        Self {
-            weight: weights.take(&format!("{prefix}.weight")),
-            bias: linear_has_bias(config, linear).then(|| weights.take(&format!("{prefix}.bias"))),
+        projection: Projection,
+    ) -> Result<Self, ModelError> {
+        let config = loader.config;
+        let (outputs, inputs) = projection.shape(config);
+        let weight = loader.empty(&[outputs, inputs])?;
+        let bias = projection
+            .has_bias(config)
+            .then(|| loader.empty(&[outputs]))
+            .transpose()?;
+        for module in config
+            .modules
+            .iter()
+            .filter(|module| module.projection == projection)
+        {
+            let name = format!("model.layers.{layer}.{}", module.path);
+            let rows = |merged: &Tensor| merged.f_narrow(0, module.rows.start, module.outputs());
+            loader.source.fill(&format!("{name}.weight"), &rows(&weight)?)?;
+            if let Some(bias) = &bias {
+                loader.source.fill(&format!("{name}.bias"), &rows(bias)?)?;
+            }
         }
+        Ok(Self { weight, bias })
     }
 
     /// `x: [tokens, in]` to `[tokens, out]`, in the kind of `x` whatever the weight is kept in.

@@ -1,17 +1,19 @@
-//! What adapters add to the linear layers in one forward pass.
+//! What adapters add to the base model in one forward pass.
 
-use crate::modules::LinearLayer;
+use std::ops::Range;
+
 use tch::Tensor;
 
 use crate::adapter::{Adapter, LoraPair};
+use crate::config::ModelConfig;
 use crate::dropout::DropoutKey;
 use crate::error::ModelError;
+use crate::modules::Projection;
 
 /// Which adapter acts on which rows.
 #[derive(Debug)]
 pub(crate) struct LoraPass<'a> {
     segments: Vec<Segment<'a>>,
-    rows: i64,
     dropout: Option<DropoutKey>,
 }
 
@@ -33,11 +35,7 @@ impl<'a> LoraPass<'a> {
             })
             .into_iter()
             .collect();
-        Self {
-            segments,
-            rows,
-            dropout,
-        }
+        Self { segments, dropout }
     }
 
     /// Each run of rows with its own adapter, or none. Neighbours with the same adapter are joined.
@@ -57,33 +55,64 @@ impl<'a> LoraPass<'a> {
         }
         Self {
             segments,
-            rows: start,
             dropout: None,
         }
     }
 
-    /// `y + s · B (A x)` on the rows that have an adapter for this layer.
-    pub(crate) fn add_to(
+    /// `y + s · B (A x)` on the rows that have an adapter, in the columns of each adapted module of the product.
+    pub(crate) fn add_to_projection(
         &self,
-        y: Tensor,
+        mut y: Tensor,
         x: &Tensor,
+        config: &ModelConfig,
         layer: usize,
-        linear: LinearLayer,
+        projection: Projection,
     ) -> Result<Tensor, ModelError> {
-        let mut y = y;
         for segment in &self.segments {
-            let Some(pair) = segment.adapter.pair(layer, linear) else {
-                continue;
-            };
-            let scale = segment.adapter.settings().scale();
-            if segment.rows == self.rows {
-                let delta = self.delta(pair, scale, x, segment, layer, linear)?;
-                y = y.f_add(&delta)?;
-            } else {
-                // Only inference mixes adapters, so writing in place disturbs no gradient.
-                let part = x.f_narrow(0, segment.start, segment.rows)?;
-                let delta = self.delta(pair, scale, &part, segment, layer, linear)?;
-                let _ = y.f_narrow(0, segment.start, segment.rows)?.f_add_(&delta)?;
+            for (module, shape) in config.modules.iter().enumerate() {
+                if shape.projection != projection {
+                    continue;
+                }
+                if let Some(pair) = segment.adapter.module(layer, module) {
+                    let delta = self.delta(pair, &segment.of(x)?, segment)?;
+                    y = segment.add(y, shape.rows.clone(), &delta)?;
+                }
+            }
+        }
+        Ok(y)
+    }
+
+    /// The same for the output head.
+    pub(crate) fn add_to_head(&self, mut y: Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
+        for segment in &self.segments {
+            if let Some(pair) = segment.adapter.head() {
+                let delta = self.delta(pair, &segment.of(x)?, segment)?;
+                y = segment.add(y, 0..delta.size()[1], &delta)?;
+            }
+        }
+        Ok(y)
+    }
+
+    /// The same for the embedding `y: [tokens, hidden]` of `tokens`: `A x` is the column of `A` that a token names.
+    /// Like PEFT, without dropout. `scale`: what the base model multiplies its own embeddings with.
+    pub(crate) fn add_to_embedding(
+        &self,
+        mut y: Tensor,
+        tokens: &Tensor,
+        scale: Option<&Tensor>,
+    ) -> Result<Tensor, ModelError> {
+        let kind = y.f_kind()?;
+        for segment in &self.segments {
+            if let Some(pair) = segment.adapter.embedding() {
+                let columns = pair.a.f_index_select(1, &segment.of(tokens)?)?.f_to_kind(kind)?;
+                let wide = columns
+                    .f_transpose(0, 1)?
+                    .f_linear(&pair.b.f_to_kind(kind)?, None::<&Tensor>)?;
+                let mut delta = wide.f_multiply_scalar(pair.scale)?;
+                if let Some(scale) = scale {
+                    delta = delta.f_mul(scale)?;
+                }
+                y = segment.add(y, 0..delta.size()[1], &delta)?;
             }
         }
         Ok(y)
@@ -91,25 +120,43 @@ impl<'a> LoraPass<'a> {
 
     /// In the kind of `x`: float32 adapters on a bfloat16 base are rounded for the product, and their gradients arrive
     /// in float32. The scale goes to the narrow factor.
-    fn delta(
-        &self,
-        pair: &LoraPair,
-        scale: f64,
-        x: &Tensor,
-        segment: &Segment<'_>,
-        layer: usize,
-        linear: LinearLayer,
-    ) -> Result<Tensor, ModelError> {
+    fn delta(&self, pair: &LoraPair, x: &Tensor, segment: &Segment<'_>) -> Result<Tensor, ModelError> {
         let kind = x.f_kind()?;
         let (a, b) = (pair.a.f_to_kind(kind)?, pair.b.f_to_kind(kind)?);
         let probability = segment.adapter.settings().dropout;
         let narrow = match self.dropout {
             Some(key) if probability > 0.0 => {
-                let mask = key.mask(probability, &x.size(), layer, linear, x.device(), kind)?;
+                let mask = key.mask(probability, &x.size(), pair.site, x.device(), kind)?;
                 x.f_mul(&mask)?.f_linear(&a, None::<&Tensor>)?
             }
             _ => x.f_linear(&a, None::<&Tensor>)?,
         };
-        Ok(narrow.f_multiply_scalar(scale)?.f_linear(&b, None::<&Tensor>)?)
+        Ok(narrow
+            .f_multiply_scalar(pair.scale)?
+            .f_linear(&b, None::<&Tensor>)?)
+    }
+}
+
+impl Segment<'_> {
+    /// The segment's rows.
+    fn of(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(if x.size()[0] == self.rows {
+            x.shallow_clone()
+        } else {
+            x.f_narrow(0, self.start, self.rows)?
+        })
+    }
+
+    /// Adds to a part of `y`, in place unless it is the whole. `y` comes fresh from a product or an embedding, and no
+    /// gradient needs its value.
+    fn add(&self, y: Tensor, columns: Range<i64>, delta: &Tensor) -> Result<Tensor, ModelError> {
+        if y.size() == delta.size() {
+            return Ok(y.f_add(delta)?);
+        }
+        let _ = y
+            .f_narrow(0, self.start, self.rows)?
+            .f_narrow(1, columns.start, columns.end - columns.start)?
+            .f_add_(delta)?;
+        Ok(y)
     }
 }

@@ -1,21 +1,22 @@
 //! PEFT's folder: `adapter_config.json` and `adapter_model.safetensors`, read with suspicion and written plainly.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crate::modules::{LinearLayer, targeted};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 use tunesmith_torch_ext::{MappedFile, write_tensor_file};
-use tunesmith_types::hyperparameters::TargetModules;
+use tunesmith_types::hyperparameters::{TargetForm, TargetModules, TargetModulesRequest};
 
-use crate::adapter::{Adapter, LoraPair, LoraSettings, Side, tensor_name, tensor_shape};
+use crate::adapter::{Adapter, LoraSettings, Side, tensor_name};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::modules::Site;
 use crate::save::write_json;
+use crate::targets::Target;
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const TENSOR_FILE: &str = "adapter_model.safetensors";
@@ -33,15 +34,46 @@ struct PeftConfig {
     lora_dropout: f64,
     #[serde(default)]
     use_rslora: bool,
-    target_modules: TargetNames,
+    target_modules: TargetModulesRequest,
+    #[serde(default)]
+    rank_pattern: Option<BTreeMap<String, i64>>,
+    #[serde(default)]
+    alpha_pattern: Option<BTreeMap<String, f64>>,
+    #[serde(default)]
+    layers_to_transform: Option<Layers>,
 }
 
-/// PEFT allows a list of names, or one string that is a keyword or a regular expression.
+/// PEFT allows one number, or a list.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum TargetNames {
-    List(Vec<String>),
-    Pattern(String),
+enum Layers {
+    One(u32),
+    Many(Vec<u32>),
+}
+
+impl PeftConfig {
+    fn settings(self) -> Result<LoraSettings, ModelError> {
+        let shown = json!(self.target_modules);
+        let target_modules = TargetModules::new(self.target_modules)
+            .map_err(|error| unsupported("target_modules", &shown, &error.to_string()))?;
+        let mut layers = match self.layers_to_transform {
+            None => Vec::new(),
+            Some(Layers::One(layer)) => vec![layer],
+            Some(Layers::Many(layers)) => layers,
+        };
+        layers.sort_unstable();
+        layers.dedup();
+        Ok(LoraSettings {
+            rank: self.r,
+            alpha: self.lora_alpha,
+            use_rslora: self.use_rslora,
+            dropout: self.lora_dropout,
+            target_modules,
+            rank_pattern: self.rank_pattern.unwrap_or_default(),
+            alpha_pattern: self.alpha_pattern.unwrap_or_default(),
+            layers_to_transform: (!layers.is_empty()).then_some(layers),
+        })
+    }
 }
 
 impl Adapter {
@@ -51,22 +83,13 @@ impl Adapter {
     /// The folder asks for a variant of LoRA that is not built in, or its tensors do not fit the configuration or the
     /// model, or are not finite: every misfit is named.
     pub fn load(folder: &Path, config: &ModelConfig, device: Device) -> Result<Self, ModelError> {
-        let peft = read_config(&folder.join(CONFIG_FILE))?;
+        let settings = read_config(&folder.join(CONFIG_FILE))?.settings()?;
+        let targets = Target::resolve(config, &settings)?;
         let file = MappedFile::open(&folder.join(TENSOR_FILE))?;
-        let settings = LoraSettings {
-            rank: peft.r,
-            alpha: peft.lora_alpha,
-            use_rslora: peft.use_rslora,
-            dropout: peft.lora_dropout,
-            target_modules: resolve_targets(&peft.target_modules, &file)?,
-        };
-        check_tensors(folder, config, &settings, &file)?;
-        let adapter = Self::from_pairs(config, settings, |layer, linear| {
-            let load = |side| file.load(&tensor_name(layer, linear, side), device, Some(Kind::Float));
-            Ok(LoraPair {
-                a: load(Side::A)?,
-                b: load(Side::B)?,
-            })
+        check_tensors(folder, config, &targets, &file)?;
+        let adapter = Self::from_targets(config, settings, &targets, |target, side, _| {
+            let name = tensor_name(&target.site.name(config), target.site, side);
+            Ok(file.load(&name, device, Some(Kind::Float))?)
         })?;
         let problems = adapter
             .parameters()
@@ -102,14 +125,13 @@ impl Adapter {
     /// The fields that PEFT has had since its early versions, so that older tools read the file too.
     fn peft_config(&self, base_model: &str) -> Value {
         let settings = self.settings();
-        let alpha = settings.alpha;
-        let alpha = if alpha.fract() == 0.0 {
-            json!(alpha as i64)
-        } else {
-            json!(alpha)
-        };
+        let alphas: BTreeMap<&str, Value> = settings
+            .alpha_pattern
+            .iter()
+            .map(|(key, &alpha)| (key.as_str(), number(alpha)))
+            .collect();
         json!({
-            "alpha_pattern": {},
+            "alpha_pattern": alphas,
             "auto_mapping": null,
             "base_model_name_or_path": base_model,
             "bias": "none",
@@ -117,19 +139,42 @@ impl Adapter {
             "inference_mode": true,
             "init_lora_weights": true,
             "layers_pattern": null,
-            "layers_to_transform": null,
-            "lora_alpha": alpha,
+            "layers_to_transform": settings.layers_to_transform,
+            "lora_alpha": number(settings.alpha),
             "lora_dropout": settings.dropout,
             "modules_to_save": null,
             "peft_type": "LORA",
             "r": settings.rank,
-            "rank_pattern": {},
+            "rank_pattern": settings.rank_pattern,
             "revision": null,
-            "target_modules": settings.target_modules,
+            "target_modules": self.written_targets(),
             "task_type": "CAUSAL_LM",
             "use_dora": false,
             "use_rslora": settings.use_rslora,
         })
+    }
+
+    /// PEFT takes `layers_to_transform` with a list of names only.
+    fn written_targets(&self) -> Value {
+        let settings = self.settings();
+        if settings.layers_to_transform.is_none() || settings.target_modules.form() != TargetForm::AllLinear {
+            return json!(settings.target_modules);
+        }
+        let modules: BTreeSet<String> = self
+            .parameters()
+            .iter()
+            .filter_map(|(name, _)| Some(name.split_once(".lora_")?.0.rsplit('.').next()?.to_owned()))
+            .collect();
+        json!(modules)
+    }
+}
+
+/// Whole where it is, as PEFT writes it.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 {
+        json!(value as i64)
+    } else {
+        json!(value)
     }
 }
 
@@ -158,19 +203,23 @@ fn read_config(path: &Path) -> Result<PeftConfig, ModelError> {
             "only \"LORA\" is built in",
         ));
     }
-    if !(1..=LARGEST_RANK).contains(&config.r) {
+    let ranks = config.rank_pattern.iter().flatten();
+    if let Some((field, rank)) = std::iter::once(("r", config.r))
+        .chain(ranks.map(|(_, &rank)| ("rank_pattern", rank)))
+        .find(|(_, rank)| !(1..=LARGEST_RANK).contains(rank))
+    {
         return Err(unsupported(
-            "r",
-            &json!(config.r),
+            field,
+            &json!(rank),
             "the rank must be between 1 and 1024",
         ));
     }
-    if !config.lora_alpha.is_finite() {
-        return Err(unsupported(
-            "lora_alpha",
-            &json!(config.lora_alpha),
-            "it must be a finite number",
-        ));
+    let alphas = config.alpha_pattern.iter().flatten();
+    if let Some((field, alpha)) = std::iter::once(("lora_alpha", config.lora_alpha))
+        .chain(alphas.map(|(_, &alpha)| ("alpha_pattern", alpha)))
+        .find(|(_, alpha)| !alpha.is_finite())
+    {
+        return Err(unsupported(field, &json!(alpha), "it must be a finite number"));
     }
     if !(0.0..1.0).contains(&config.lora_dropout) {
         return Err(unsupported(
@@ -192,12 +241,9 @@ fn unsupported(field: &str, value: &Value, reason: &str) -> ModelError {
 
 /// Fields that change an adapter's effect in a way that is not built in, unless they are absent, null, false or empty.
 /// Fields that only say how training began or where files lay do not matter.
-const REFUSED: [&str; 16] = [
+const REFUSED: [&str; 13] = [
     "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "layers_to_transform",
-    "layers_pattern",
+    "ensure_weight_tying",
     "layer_replication",
     "fan_in_fan_out",
     "lora_bias",
@@ -219,12 +265,15 @@ fn refuse_variants(map: &Map<String, Value>) -> Result<(), ModelError> {
         // PEFT switches its variants on with fields such as `use_dora`; new ones will come.
         let is_variant = field.starts_with("use_") && field != "use_rslora";
         if (is_variant || REFUSED.contains(&field.as_str())) && !is_off(value) {
-            return Err(unsupported(
-                field,
-                value,
-                "only plain LoRA with one rank for all layers is built in",
-            ));
+            return Err(unsupported(field, value, "only plain LoRA is built in"));
         }
+    }
+    // The one pattern that every family's blocks have; PEFT looks for others where it is absent, and finds the same.
+    if let Some(pattern) = map.get("layers_pattern").filter(|value| !is_off(value))
+        && *pattern != json!("layers")
+        && *pattern != json!(["layers"])
+    {
+        return Err(unsupported("layers_pattern", pattern, "blocks are in `layers`"));
     }
     let text = |field: &str| map.get(field).and_then(Value::as_str);
     if let Some(bias) = text("bias").filter(|bias| *bias != "none") {
@@ -250,52 +299,40 @@ fn is_off(value: &Value) -> bool {
     }
 }
 
-/// The adapted layers: from the list, by the last part of each name; for a pattern, from the tensors that are there.
-fn resolve_targets(names: &TargetNames, file: &MappedFile) -> Result<TargetModules, ModelError> {
-    let last_part = |name: &str| name.rsplit('.').next().unwrap_or(name).to_owned();
-    let found: Vec<String> = match names {
-        TargetNames::List(names) => names.iter().map(|name| last_part(name)).collect(),
-        TargetNames::Pattern(pattern) if pattern == "all-linear" => vec![pattern.clone()],
-        TargetNames::Pattern(_) => {
-            let names = file.names();
-            let known = LinearLayer::ALL.into_iter().map(LinearLayer::as_str);
-            known
-                .filter(|known| names.iter().any(|name| name.contains(&format!(".{known}."))))
-                .map(str::to_owned)
-                .collect()
-        }
-    };
-    TargetModules::parse(&found).map_err(|error| ModelError::UnsupportedAdapter {
-        field: "target_modules".to_owned(),
-        value: format!("{found:?}"),
-        reason: error.to_string(),
-    })
-}
-
 fn check_tensors(
     folder: &Path,
     config: &ModelConfig,
-    settings: &LoraSettings,
+    targets: &[Target],
     file: &MappedFile,
 ) -> Result<(), ModelError> {
     let mut problems = Vec::new();
     let mut unexpected: BTreeSet<String> = file.names().into_iter().collect();
-    for layer in 0..config.layers {
-        for linear in targeted(&settings.target_modules) {
-            for side in [Side::A, Side::B] {
-                let name = tensor_name(layer, linear, side);
-                if !unexpected.remove(&name) {
-                    problems.push(format!("`{name}` is missing"));
-                    continue;
-                }
-                let (found, expected) = (
-                    file.shape(&name)?,
-                    tensor_shape(config, linear, settings.rank, side),
-                );
-                if found != expected {
-                    problems.push(format!("`{name}` is {found:?}, expected {expected:?}"));
-                }
+    let mut check = |name: &str, expected: &[i64], optional: bool| -> Result<(), ModelError> {
+        if !unexpected.remove(name) {
+            if !optional {
+                problems.push(format!("`{name}` is missing"));
             }
+            return Ok(());
+        }
+        let found = file.shape(name)?;
+        if found != expected {
+            problems.push(format!("`{name}` is {found:?}, expected {expected:?}"));
+        }
+        Ok(())
+    };
+    for target in targets {
+        let module = target.site.name(config);
+        for side in [Side::A, Side::B] {
+            check(
+                &tensor_name(&module, target.site, side),
+                &target.shape(config, side),
+                false,
+            )?;
+        }
+        // PEFT stores the base model's own weight beside an adapter of the embedding or the head.
+        if matches!(target.site, Site::Embedding | Site::Head) {
+            let name = format!("base_model.model.{module}.base_layer.weight");
+            check(&name, &[config.vocab_size, config.hidden_size], true)?;
         }
     }
     problems.extend(

@@ -15,7 +15,7 @@ use crate::weights::{INDEX_FILE, SINGLE_FILE};
 /// Bytes of one weights file at most, as transformers cuts them.
 pub(crate) const SHARD_BYTES: usize = 5_000_000_000;
 
-type NamedTensors<'a> = Vec<(String, &'a Tensor)>;
+type NamedTensors = Vec<(String, Tensor)>;
 
 impl CausalLm {
     /// Writes `config.json` and the weights as `kind` (bfloat16, float16 or float32) into `folder`, which must exist.
@@ -90,11 +90,11 @@ fn bytes_of(tensor: &Tensor, kind: Kind) -> usize {
     tensor.numel() * kind.elt_size_in_bytes()
 }
 
-fn shards(parameters: NamedTensors<'_>, kind: Kind, shard_bytes: usize) -> Vec<NamedTensors<'_>> {
+fn shards(parameters: NamedTensors, kind: Kind, shard_bytes: usize) -> Vec<NamedTensors> {
     let mut shards = vec![Vec::new()];
     let mut filled = 0;
     for (name, tensor) in parameters {
-        let bytes = bytes_of(tensor, kind);
+        let bytes = bytes_of(&tensor, kind);
         if filled > 0 && filled + bytes > shard_bytes {
             shards.push(Vec::new());
             filled = 0;
@@ -108,7 +108,7 @@ fn shards(parameters: NamedTensors<'_>, kind: Kind, shard_bytes: usize) -> Vec<N
     shards
 }
 
-fn write_shard(path: &Path, tensors: &NamedTensors<'_>, kind: Kind) -> Result<(), ModelError> {
+fn write_shard(path: &Path, tensors: &NamedTensors, kind: Kind) -> Result<(), ModelError> {
     let converted = tensors
         .iter()
         .map(|(name, tensor)| Ok((name.as_str(), tensor.f_detach()?.f_to_kind(kind)?)))

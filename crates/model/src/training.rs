@@ -100,7 +100,9 @@ impl CausalLm {
         let picked = hidden.f_index_select(0, &Tensor::f_from_slice(&rows)?.f_to_device(device)?)?;
         let targets = Tensor::f_from_slice(&targets)?.f_to_device(device)?;
         let weights = Tensor::f_from_slice(&weights)?.f_to_device(device)?;
-        let logits = self.logits(&picked)?.f_to_kind(Kind::Float)?;
+        let logits = self
+            .adapted_logits(&picked, segment.adapter, segment.dropout)?
+            .f_to_kind(Kind::Float)?;
         let losses = logits.f_cross_entropy_loss(&targets, None::<&Tensor>, Reduction::None, -100, 0.0)?;
         let loss = losses.f_mul(&weights)?.f_sum(Kind::Float)?;
         if backward {

@@ -1,16 +1,16 @@
 //! A model's tensors: what a configuration calls for, and safetensors files, one or several, that hold them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::modules::LinearLayer;
 use serde::Deserialize;
 use tch::{Device, Kind, Tensor};
 use tunesmith_torch_ext::MappedFile;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::norm::RmsNorm;
 
 /// One weights file.
 pub(crate) const SINGLE_FILE: &str = "model.safetensors";
@@ -24,51 +24,42 @@ pub(crate) const FINAL_NORM: &str = "model.norm.weight";
 /// Name of the output head.
 pub(crate) const HEAD: &str = "lm_head.weight";
 
-/// Path of a linear layer inside its block, such as `self_attn.q_proj`.
-pub(crate) fn linear_path(linear: LinearLayer) -> String {
-    let parent = match linear {
-        LinearLayer::QProj | LinearLayer::KProj | LinearLayer::VProj | LinearLayer::OProj => "self_attn",
-        LinearLayer::GateProj | LinearLayer::UpProj | LinearLayer::DownProj => "mlp",
-    };
-    format!("{parent}.{}", linear.as_str())
-}
-
-/// `(out, in)` of a linear layer.
-pub(crate) fn linear_shape(config: &ModelConfig, linear: LinearLayer) -> (i64, i64) {
-    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-    match linear {
-        LinearLayer::QProj => (config.heads * config.head_dim, hidden),
-        LinearLayer::KProj | LinearLayer::VProj => (config.kv_heads * config.head_dim, hidden),
-        LinearLayer::OProj => (hidden, config.heads * config.head_dim),
-        LinearLayer::GateProj | LinearLayer::UpProj => (inner, hidden),
-        LinearLayer::DownProj => (hidden, inner),
+/// Names of a block's norms with their widths, those of this model, in the order of a forward pass.
+pub(crate) fn norms(config: &ModelConfig) -> Vec<(&'static str, i64)> {
+    let mut norms = vec![("input_layernorm", config.hidden_size)];
+    if config.qk_norm {
+        norms.extend([
+            ("self_attn.q_norm", config.head_dim),
+            ("self_attn.k_norm", config.head_dim),
+        ]);
     }
-}
-
-/// Whether a linear layer has a bias.
-pub(crate) fn linear_has_bias(config: &ModelConfig, linear: LinearLayer) -> bool {
-    match linear {
-        LinearLayer::QProj | LinearLayer::KProj | LinearLayer::VProj => config.qkv_bias,
-        LinearLayer::OProj => config.output_bias,
-        LinearLayer::GateProj | LinearLayer::UpProj | LinearLayer::DownProj => config.mlp_bias,
+    norms.push(("post_attention_layernorm", config.hidden_size));
+    if config.sandwich_norms {
+        norms.extend(
+            ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+                .map(|name| (name, config.hidden_size)),
+        );
     }
+    norms
 }
 
-/// Every tensor that a configuration calls for, with its shape, in the order of a forward pass.
+/// Every tensor that a configuration calls for, with its name and shape in the files, in the order of a forward pass.
 #[must_use]
 pub fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<i64>)> {
     let mut tensors = vec![(EMBEDDING.to_owned(), vec![config.vocab_size, config.hidden_size])];
     for layer in 0..config.layers {
         let prefix = format!("model.layers.{layer}");
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            tensors.push((format!("{prefix}.{norm}.weight"), vec![config.hidden_size]));
+        for (norm, width) in norms(config) {
+            tensors.push((format!("{prefix}.{norm}.weight"), vec![width]));
         }
-        for linear in LinearLayer::ALL {
-            let (rows, columns) = linear_shape(config, linear);
-            let path = linear_path(linear);
-            tensors.push((format!("{prefix}.{path}.weight"), vec![rows, columns]));
-            if linear_has_bias(config, linear) {
-                tensors.push((format!("{prefix}.{path}.bias"), vec![rows]));
+        for module in &config.modules {
+            let path = module.path;
+            tensors.push((
+                format!("{prefix}.{path}.weight"),
+                vec![module.outputs(), module.inputs],
+            ));
+            if module.projection.has_bias(config) {
+                tensors.push((format!("{prefix}.{path}.bias"), vec![module.outputs()]));
             }
         }
     }
@@ -79,47 +70,42 @@ pub fn expected_tensors(config: &ModelConfig) -> Vec<(String, Vec<i64>)> {
     tensors
 }
 
-/// A model's tensors by name, each taken once.
-#[derive(Debug)]
-pub(crate) struct Weights(HashMap<String, Tensor>);
+/// Where a model's tensors come from.
+pub(crate) trait TensorSource {
+    /// Writes the tensor of that name in the files to `target`, which has its shape.
+    fn fill(&self, name: &str, target: &Tensor) -> Result<(), ModelError>;
+}
 
-impl Weights {
-    pub(crate) fn new(tensors: HashMap<String, Tensor>) -> Self {
-        Self(tensors)
+/// Makes the tensors of a model in memory.
+pub(crate) struct Loader<'a> {
+    pub(crate) source: &'a dyn TensorSource,
+    pub(crate) config: &'a ModelConfig,
+    pub(crate) device: Device,
+    pub(crate) kind: Kind,
+}
+
+impl Loader<'_> {
+    pub(crate) fn empty(&self, shape: &[i64]) -> Result<Tensor, ModelError> {
+        Ok(Tensor::f_empty(shape, (self.kind, self.device))?)
     }
 
-    /// Loads every tensor of `config` from `folder` to `device` as `kind`.
-    ///
-    /// # Errors
-    /// All names and shapes are checked before anything is loaded, and every misfit is listed.
-    pub(crate) fn load(
-        folder: &Path,
-        config: &ModelConfig,
-        device: Device,
-        kind: Kind,
-    ) -> Result<Self, ModelError> {
-        let files = WeightFiles::open(folder)?;
-        let expected = expected_tensors(config);
-        files.check(&expected, config)?;
-        let mut tensors = HashMap::with_capacity(expected.len());
-        for (name, _) in expected {
-            let tensor = files.file_of(&name)?.load(&name, device, Some(kind))?;
-            tensors.insert(name, tensor);
-        }
-        Ok(Self(tensors))
+    pub(crate) fn tensor(&self, name: &str, shape: &[i64]) -> Result<Tensor, ModelError> {
+        let tensor = self.empty(shape)?;
+        self.source.fill(name, &tensor)?;
+        Ok(tensor)
     }
 
-    /// # Panics
-    /// The name is not one of `expected_tensors`, or was taken before.
-    pub(crate) fn take(&mut self, name: &str) -> Tensor {
-        self.0
-            .remove(name)
-            .expect("invariant: every expected tensor is loaded, and taken once")
+    pub(crate) fn norm(&self, name: &str, width: i64) -> Result<RmsNorm, ModelError> {
+        Ok(RmsNorm {
+            weight: self.tensor(&format!("{name}.weight"), &[width])?,
+            epsilon: self.config.rms_norm_eps,
+            offset: self.config.norm_offset,
+        })
     }
 }
 
 /// The safetensors files of a folder and which tensor lies in which.
-struct WeightFiles {
+pub(crate) struct WeightFiles {
     folder: PathBuf,
     files: Vec<MappedFile>,
     places: BTreeMap<String, usize>,
@@ -131,7 +117,11 @@ struct Index {
 }
 
 impl WeightFiles {
-    fn open(folder: &Path) -> Result<Self, ModelError> {
+    /// Maps the files of `folder`.
+    ///
+    /// # Errors
+    /// All names and shapes are checked before anything is loaded, and every misfit is listed.
+    pub(crate) fn open(folder: &Path, config: &ModelConfig) -> Result<Self, ModelError> {
         let names = file_names(folder)?;
         let files = names
             .iter()
@@ -141,11 +131,13 @@ impl WeightFiles {
         for (number, file) in files.iter().enumerate() {
             places.extend(file.names().into_iter().map(|name| (name, number)));
         }
-        Ok(Self {
+        let files = Self {
             folder: folder.to_path_buf(),
             files,
             places,
-        })
+        };
+        files.check(&expected_tensors(config), config)?;
+        Ok(files)
     }
 
     fn file_of(&self, name: &str) -> Result<&MappedFile, ModelError> {
@@ -188,6 +180,12 @@ impl WeightFiles {
             folder: self.folder.clone(),
             problems,
         }
+    }
+}
+
+impl TensorSource for WeightFiles {
+    fn fill(&self, name: &str, target: &Tensor) -> Result<(), ModelError> {
+        Ok(self.file_of(name)?.load_into(name, target)?)
     }
 }
 

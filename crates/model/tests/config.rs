@@ -20,16 +20,19 @@ fn both_spellings_of_rope_are_read() {
         original_positions: 64.0,
     };
     let older = read(&json!({})).unwrap();
-    assert_eq!((older.rope_scaling, older.rope_theta), (expected, 10_000.0));
+    assert_eq!(
+        (&older.ropes[0].scaling, older.ropes[0].theta),
+        (&expected, 10_000.0)
+    );
     let mut parameters = older.source["rope_scaling"].clone();
     parameters["rope_theta"] = json!(5e5);
     let newer =
         read(&json!({"rope_scaling": null, "rope_theta": null, "rope_parameters": parameters})).unwrap();
-    assert_eq!((newer.rope_scaling, newer.rope_theta), (expected, 5e5));
+    assert_eq!((&newer.ropes[0].scaling, newer.ropes[0].theta), (&expected, 5e5));
     let linear = read(&json!({"rope_scaling": {"type": "linear", "factor": 2.0}})).unwrap();
-    assert_eq!(linear.rope_scaling, RopeScaling::Linear { factor: 2.0 });
+    assert_eq!(linear.ropes[0].scaling, RopeScaling::Linear { factor: 2.0 });
     assert_eq!(
-        read(&json!({"rope_scaling": null})).unwrap().rope_scaling,
+        read(&json!({"rope_scaling": null})).unwrap().ropes[0].scaling,
         RopeScaling::Default
     );
 }

@@ -154,46 +154,31 @@ impl MappedFile {
     /// # Errors
     /// There is no such tensor, its type is not supported, or there is no memory for it.
     pub fn load(&self, name: &str, device: Device, kind: Option<Kind>) -> Result<Tensor, TensorFileError> {
+        let kind = kind.map_or_else(|| self.kind(name), Ok)?;
+        let owned =
+            Tensor::f_empty(self.shape(name)?, (kind, device)).map_err(|source| self.torch(name, source))?;
+        self.load_into(name, &owned)?;
+        Ok(owned)
+    }
+
+    /// Copies a tensor over `target`, which has its shape: any type and device, and a view of a larger tensor too.
+    ///
+    /// # Errors
+    /// There is no such tensor, its type is not supported, or its shape is another.
+    pub fn load_into(&self, name: &str, target: &Tensor) -> Result<(), TensorFileError> {
         let stored = self.kind(name)?;
         let shape = self.shape(name)?;
         let (start, end) = self.info(name)?.data_offsets;
         let bytes = &self.map[self.data_start + start..self.data_start + end];
-        self.copy(bytes, &shape, stored, kind.unwrap_or(stored), device)
-            .map_err(|source| TensorFileError::Torch {
-                path: self.path.clone(),
-                tensor: name.to_owned(),
-                source,
-            })
+        copy(bytes, &shape, stored, target).map_err(|source| self.torch(name, source))
     }
 
-    fn copy(
-        &self,
-        bytes: &[u8],
-        shape: &[i64],
-        stored: Kind,
-        wanted: Kind,
-        device: Device,
-    ) -> Result<Tensor, TchError> {
-        if bytes.is_empty() || bytes.as_ptr().align_offset(stored.elt_size_in_bytes()) != 0 {
-            // Rare: a writer that did not pad its header. One more copy puts the data on an aligned address.
-            return Tensor::f_from_data_size(bytes, shape, stored)?
-                .f_to_device(device)?
-                .f_to_kind(wanted);
+    fn torch(&self, name: &str, source: TchError) -> TensorFileError {
+        TensorFileError::Torch {
+            path: self.path.clone(),
+            tensor: name.to_owned(),
+            source,
         }
-        // SAFETY: `bytes` holds exactly the elements of `shape` (the header check compared them), is aligned, and
-        // outlives the borrowed tensor, which is only read, and only in this function.
-        let borrowed = unsafe {
-            Tensor::f_from_blob(
-                bytes.as_ptr(),
-                shape,
-                &contiguous_strides(shape),
-                stored,
-                Device::Cpu,
-            )
-        }?;
-        let mut owned = Tensor::f_empty(shape, (wanted, device))?;
-        owned.f_copy_(&borrowed)?;
-        Ok(owned)
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo, TensorFileError> {
@@ -202,6 +187,33 @@ impl MappedFile {
             tensor: name.to_owned(),
         })
     }
+}
+
+/// Copies `bytes`, the elements of `shape`, over `target`.
+fn copy(bytes: &[u8], shape: &[i64], stored: Kind, target: &Tensor) -> Result<(), TchError> {
+    let mut target = target.shallow_clone();
+    if target.size() != shape {
+        return Err(TchError::Shape(format!(
+            "the target is {:?}, the tensor {shape:?}",
+            target.size()
+        )));
+    }
+    if bytes.is_empty() || bytes.as_ptr().align_offset(stored.elt_size_in_bytes()) != 0 {
+        // Rare: a writer that did not pad its header. One more copy puts the data on an aligned address.
+        return target.f_copy_(&Tensor::f_from_data_size(bytes, shape, stored)?);
+    }
+    // SAFETY: `bytes` holds exactly the elements of `shape` (the header check compared them), is aligned, and
+    // outlives the borrowed tensor, which is only read, and only in this function.
+    let borrowed = unsafe {
+        Tensor::f_from_blob(
+            bytes.as_ptr(),
+            shape,
+            &contiguous_strides(shape),
+            stored,
+            Device::Cpu,
+        )
+    }?;
+    target.f_copy_(&borrowed)
 }
 
 /// Writes tensors to a safetensors file with the header metadata `{"format":"pt"}`, which transformers and PEFT ask for.
