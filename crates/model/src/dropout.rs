@@ -17,6 +17,13 @@ pub struct DropoutKey {
 }
 
 impl DropoutKey {
+    /// The key of the mask of one site.
+    pub(crate) fn stream(self, site: Site) -> u64 {
+        [self.step, self.micro_batch, site.number()]
+            .into_iter()
+            .fold(self.seed, |key, part| mix(key ^ mix(part)))
+    }
+
     /// A mask of `shape: [tokens, in]` for the input of one adapter: 0 with `probability`, else `1 / (1 - probability)`.
     pub(crate) fn mask(
         self,
@@ -26,9 +33,7 @@ impl DropoutKey {
         device: Device,
         kind: Kind,
     ) -> Result<Tensor, ModelError> {
-        let stream = [self.step, self.micro_batch, site.number()]
-            .into_iter()
-            .fold(self.seed, |key, part| mix(key ^ mix(part)));
+        let stream = self.stream(site);
         let elements = shape.iter().product::<i64>();
         let counters = Tensor::f_arange(elements, (Kind::Int64, device))?;
         let bits = mix_tensor(&counters.f_bitwise_xor(stream as i64)?)?;

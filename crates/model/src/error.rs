@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use tch::TchError;
 use tunesmith_torch_ext::TensorFileError;
+use tunesmith_torch_ext::kernels::KernelError;
 
 /// Why a model or an adapter could not be read, run or written.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +129,18 @@ pub enum ModelError {
     /// LibTorch refused: most often for want of memory.
     #[error(transparent)]
     Torch(#[from] TchError),
+    /// A fused kernel was given a tensor that it does not take: a defect.
+    #[error(transparent)]
+    Kernel(KernelError),
+}
+
+impl From<KernelError> for ModelError {
+    fn from(error: KernelError) -> Self {
+        match error {
+            KernelError::Torch(source) => Self::Torch(source),
+            other => Self::Kernel(other),
+        }
+    }
 }
 
 impl ModelError {
@@ -149,7 +162,7 @@ impl ModelError {
             Self::InvalidLora { .. } => "lora_invalid",
             Self::InvalidBatch(_) | Self::TokenOutOfRange { .. } => "invalid_batch",
             Self::Torch(error) if is_out_of_memory(error) => "out_of_memory",
-            Self::Torch(_) => "torch_error",
+            Self::Torch(_) | Self::Kernel(_) => "torch_error",
         }
     }
 }

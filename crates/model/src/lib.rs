@@ -7,7 +7,8 @@
 //! - [`Adapter`]: `y = W x + s · B (A x)`, made fresh, or read from and written to a PEFT folder;
 //! - [`digest`]: what names a base model, a tokenizer and a chat template for good.
 //!
-//! Gradients come from LibTorch's autograd. Everything that allocates returns a [`ModelError`].
+//! [`CausalLm::train_pass`] computes the gradients of adapters by a backward pass that is written out; whole models are
+//! trained through LibTorch's autograd. Everything that allocates returns a [`ModelError`].
 
 mod adapter;
 mod attention;
@@ -19,6 +20,7 @@ mod config_file;
 pub mod digest;
 mod dropout;
 mod error;
+mod explicit;
 mod families;
 mod init;
 mod layer;

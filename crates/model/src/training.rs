@@ -1,12 +1,14 @@
 //! One training or evaluation pass over the documents of several jobs that share a base model.
 
-use tch::{Kind, Reduction, Tensor};
+use tch::{Device, Kind, Reduction, Tensor};
+use tunesmith_torch_ext::kernels::DropoutMask;
 
 use crate::adapter::Adapter;
 use crate::batch::PackedBatch;
 use crate::causal_lm::CausalLm;
 use crate::dropout::DropoutKey;
 use crate::error::ModelError;
+use crate::modules::Site;
 
 /// A sequence of tokens that sees no other.
 #[derive(Debug, Clone, Copy)]
@@ -42,32 +44,43 @@ pub struct Scores {
     pub correct: Tensor,
 }
 
+impl Segment<'_> {
+    /// Whether dropout acts.
+    pub(crate) fn drops(&self) -> bool {
+        self.dropout.is_some()
+            && self
+                .adapter
+                .is_some_and(|adapter| adapter.settings().dropout > 0.0)
+    }
+
+    /// The mask on the input of one site.
+    pub(crate) fn mask(&self, site: Site) -> Option<DropoutMask> {
+        let (key, adapter) = (self.dropout?, self.adapter?);
+        let probability = adapter.settings().dropout;
+        (probability > 0.0).then(|| DropoutMask {
+            stream: key.stream(site),
+            probability,
+        })
+    }
+}
+
+impl Scores {
+    /// Of a pass in which nothing is learnt.
+    pub(crate) fn zero(device: Device) -> Result<Self, ModelError> {
+        Ok(Self {
+            loss_sum: Tensor::f_zeros([] as [i64; 0], (Kind::Double, device))?,
+            correct: Tensor::f_zeros([] as [i64; 0], (Kind::Int64, device))?,
+        })
+    }
+}
+
 impl CausalLm {
-    /// Forward and backward pass: adds each segment's gradient to its buffer.
+    /// What [`CausalLm::train_pass`] and [`CausalLm::score_pass`] compute, for one segment, through LibTorch's autograd:
+    /// slower and larger, and written independently, so that each checks the other.
     ///
     /// # Errors
-    /// A segment has no tokens, a token is outside the vocabulary, or LibTorch refused, most often for want of memory.
-    pub fn train_pass(&self, segments: &[Segment<'_>]) -> Result<Vec<Scores>, ModelError> {
-        segments
-            .iter()
-            .map(|segment| self.autograd_pass(segment, true))
-            .collect()
-    }
-
-    /// Forward pass only.
-    ///
-    /// # Errors
-    /// As [`Self::train_pass`].
-    pub fn score_pass(&self, segments: &[Segment<'_>]) -> Result<Vec<Scores>, ModelError> {
-        let _guard = tch::no_grad_guard();
-        segments
-            .iter()
-            .map(|segment| self.autograd_pass(segment, false))
-            .collect()
-    }
-
-    /// One segment through LibTorch's autograd.
-    fn autograd_pass(&self, segment: &Segment<'_>, backward: bool) -> Result<Scores, ModelError> {
+    /// As [`CausalLm::train_pass`].
+    pub fn autograd_pass(&self, segment: &Segment<'_>, backward: bool) -> Result<Scores, ModelError> {
         let tokens: Vec<u32> = segment
             .documents
             .iter()

@@ -80,7 +80,8 @@ impl Draft {
             self.targets.push(i64::from(document.tokens[place]));
             self.weights.push(document.weights[place]);
         }
-        self.tokens.extend(document.tokens[..kept].iter().map(|&token| i64::from(token)));
+        self.tokens
+            .extend(document.tokens[..kept].iter().map(|&token| i64::from(token)));
         self.positions.extend(0..kept as i64);
         self.lengths.extend(std::iter::repeat_n(length as i64, kept));
         if kept > 0 {
@@ -143,12 +144,6 @@ impl Layout {
         Ok(whole)
     }
 
-    /// Adds `picked: [scored, n]` to its rows of `whole: [tokens, n]`.
-    pub(super) fn add_scored(&self, whole: &mut Tensor, picked: &Tensor) -> Result<(), ModelError> {
-        let _ = whole.f_index_add_(0, &self.scored_rows, picked)?;
-        Ok(())
-    }
-
     /// float32 `[scored]`: the weights, each multiplied with its segment's factor.
     pub(super) fn scaled_weights(&self, scales: impl Iterator<Item = f64>) -> Result<Tensor, ModelError> {
         let factors: Vec<f32> = scales
@@ -164,7 +159,9 @@ impl Layout {
 fn check_tokens(segments: &[Segment<'_>], vocabulary: i64) -> Result<(), ModelError> {
     let documents = segments.iter().flat_map(|segment| &segment.documents);
     match documents.flat_map(|document| document.tokens).max() {
-        Some(&token) if i64::from(token) >= vocabulary => Err(ModelError::TokenOutOfRange { token, vocabulary }),
+        Some(&token) if i64::from(token) >= vocabulary => {
+            Err(ModelError::TokenOutOfRange { token, vocabulary })
+        }
         Some(_) => Ok(()),
         None => Err(ModelError::InvalidBatch("no tokens".to_owned())),
     }

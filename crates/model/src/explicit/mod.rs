@@ -93,7 +93,11 @@ impl<'a> Pass<'a> {
 
     fn run(&self, segments: &[Segment<'_>], backward: bool) -> Result<Vec<Scores>, ModelError> {
         let mut x = self.embed()?;
-        let lowest = if backward { self.patches.lowest_block() } else { None };
+        let lowest = if backward {
+            self.patches.lowest_block()
+        } else {
+            None
+        };
         let mut saved: Vec<Saved> = Vec::new();
         for (number, block) in self.model.blocks.iter().enumerate() {
             let keep = lowest.is_some_and(|lowest| number >= lowest);
@@ -101,7 +105,11 @@ impl<'a> Pass<'a> {
             saved.extend(kept);
             x = y;
         }
-        let picked = if self.layout.prunes_last_block { x } else { self.layout.pick_scored(&x)? };
+        let picked = if self.layout.prunes_last_block {
+            x
+        } else {
+            self.layout.pick_scored(&x)?
+        };
         let (scores, gradient) = self.score(&picked, segments, backward)?;
         drop(picked);
         if let Some(gradient) = gradient {
@@ -125,14 +133,17 @@ impl<'a> Pass<'a> {
         };
         for number in (lowest..self.model.blocks.len()).rev() {
             let block = &self.model.blocks[number];
-            let kept = saved.pop().expect("invariant: every block from the lowest on was kept");
+            let kept = saved
+                .pop()
+                .expect("invariant: every block from the lowest on was kept");
             let goes_on = number > lowest || self.patches.has_embedding();
             match self.block_pass(number, block).backward(gradient, kept, goes_on)? {
                 Some(below) => gradient = below,
                 None => return Ok(()),
             }
         }
-        self.patches.embedding_backward(self.model, self.layout, &gradient)
+        self.patches
+            .embedding_backward(self.model, self.layout, &gradient)
     }
 
     fn block_pass(&self, number: usize, block: &'a crate::layer::Block) -> BlockPass<'_> {

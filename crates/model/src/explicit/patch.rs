@@ -48,25 +48,14 @@ pub(super) struct Patch {
 pub(super) type Narrow = Tensor;
 
 impl Patch {
-    /// Adds to `y: [rows, out]` in place; `x: [rows, in]`.
+    /// Adds to `y: [tokens, out]` in place; `x: [tokens, in]`.
     pub(super) fn forward(&self, x: &Tensor, y: &Tensor) -> Result<Narrow, ModelError> {
-        let x = self.rows.of(x)?;
-        let narrow = match self.mask {
-            Some(mask) => linear(&dropout(&x, mask)?, &self.a)?,
-            None => linear(&x, &self.a)?,
-        };
-        let y = self.rows.of(y)?;
-        for part in &self.parts {
-            let mut own = part.narrow(&narrow)?;
-            if part.scale != 1.0 {
-                let _ = own.f_mul_scalar_(part.scale)?;
-            }
-            let _ = part.columns(&y)?.f_addmm_(&own, &part.b.f_transpose(0, 1)?)?;
-        }
+        let narrow = self.narrow(x)?;
+        self.widen(&narrow, &self.rows.of(y)?)?;
         Ok(narrow)
     }
 
-    /// Adds to the gradients of A and B, and to `dx: [rows, in]` where it is wanted.
+    /// Adds to the gradients of A and B, and to `dx: [tokens, in]` where it is wanted.
     pub(super) fn backward(
         &self,
         x: &Tensor,
@@ -74,10 +63,44 @@ impl Patch {
         dy: &Tensor,
         dx: Option<&Tensor>,
     ) -> Result<(), ModelError> {
-        let (x, dy) = (self.rows.of(x)?, self.rows.of(dy)?);
+        let slope = self.slope(narrow, dy)?;
+        self.learn(x, &slope)?;
+        dx.map_or(Ok(()), |dx| self.pass_down(&slope, dx))
+    }
+
+    /// Adds to the gradients of B; returns the gradient of `X Aᵀ`, `[rows, ranks]`. `dy: [tokens, out]`.
+    pub(super) fn slope(&self, narrow: &Narrow, dy: &Tensor) -> Result<Tensor, ModelError> {
+        self.widen_backward(narrow, &self.rows.of(dy)?)
+    }
+
+    /// `S = s · X Aᵀ` of the patch's rows of `x: [tokens, in]`.
+    pub(super) fn narrow(&self, x: &Tensor) -> Result<Narrow, ModelError> {
+        let x = self.rows.of(x)?;
+        let narrow = match self.mask {
+            Some(mask) => linear(&dropout(&x, mask)?, &self.a)?,
+            None => linear(&x, &self.a)?,
+        };
+        for part in self.parts.iter().filter(|part| part.scale != 1.0) {
+            let _ = part.narrow(&narrow)?.f_mul_scalar_(part.scale)?;
+        }
+        Ok(narrow)
+    }
+
+    /// `y += S Bᵀ`, each part in its columns. `narrow: [n, ranks]`, `y: [n, out]`.
+    pub(super) fn widen(&self, narrow: &Narrow, y: &Tensor) -> Result<(), ModelError> {
+        for part in &self.parts {
+            let _ = part
+                .columns(y)?
+                .f_addmm_(&part.narrow(narrow)?, &part.b.f_transpose(0, 1)?)?;
+        }
+        Ok(())
+    }
+
+    /// Adds to the gradients of B; returns the gradient of `X Aᵀ`, `[n, ranks]`. `dy: [n, out]`.
+    pub(super) fn widen_backward(&self, narrow: &Narrow, dy: &Tensor) -> Result<Tensor, ModelError> {
         let mut slopes = Vec::with_capacity(self.parts.len());
         for part in &self.parts {
-            let own = part.columns(&dy)?;
+            let own = part.columns(dy)?;
             if let Some(gradient) = &part.gradient_b {
                 accumulate(gradient, &own, &part.narrow(narrow)?)?;
             }
@@ -87,23 +110,54 @@ impl Patch {
             }
             slopes.push(slope);
         }
-        let slope = if slopes.len() == 1 { slopes.remove(0) } else { Tensor::f_cat(&slopes, 1)? };
-        match (self.mask, &self.gradient_a) {
-            (Some(mask), Some(gradient)) => accumulate(gradient, &slope, &dropout(&x, mask)?)?,
-            (None, Some(gradient)) => accumulate(gradient, &slope, &x)?,
-            (_, None) => {}
+        Ok(if slopes.len() == 1 {
+            slopes.remove(0)
+        } else {
+            Tensor::f_cat(&slopes, 1)?
+        })
+    }
+
+    /// Adds to the gradients of A. `x: [tokens, in]`, `slope: [rows, ranks]`.
+    pub(super) fn learn(&self, x: &Tensor, slope: &Tensor) -> Result<(), ModelError> {
+        let Some(gradient) = &self.gradient_a else {
+            return Ok(());
+        };
+        let x = self.rows.of(x)?;
+        match self.mask {
+            Some(mask) => accumulate(gradient, slope, &dropout(&x, mask)?),
+            None => accumulate(gradient, slope, &x),
         }
-        if let Some(dx) = dx {
-            let dx = self.rows.of(dx)?;
-            match self.mask {
-                Some(mask) => dropout_add(&slope.f_matmul(&self.a)?, &dx, mask)?,
-                None => {
-                    let mut dx = dx;
-                    let _ = dx.f_addmm_(&slope, &self.a)?;
-                }
+    }
+
+    /// Adds `slope A` to the patch's rows of `dx: [tokens, in]`.
+    pub(super) fn pass_down(&self, slope: &Tensor, dx: &Tensor) -> Result<(), ModelError> {
+        let mut dx = self.rows.of(dx)?;
+        match self.mask {
+            Some(mask) => dropout_add(&slope.f_matmul(&self.a)?, &dx, mask)?,
+            None => {
+                let _ = dx.f_addmm_(slope, &self.a)?;
             }
         }
         Ok(())
+    }
+
+    /// Where rows `start..start + count` of the whole lie in the patch: in those rows, and in the patch.
+    pub(super) fn overlap(&self, start: i64, count: i64) -> Option<(Rows, Rows)> {
+        let first = self.rows.start.max(start);
+        let end = (self.rows.start + self.rows.count).min(start + count);
+        let rows = |start: i64| Rows {
+            start,
+            count: end - first,
+        };
+        (first < end).then(|| (rows(first - start), rows(first - self.rows.start)))
+    }
+
+    pub(super) fn rank(&self) -> i64 {
+        self.a.size()[0]
+    }
+
+    pub(super) fn row_count(&self) -> i64 {
+        self.rows.count
     }
 }
 
@@ -181,7 +235,9 @@ impl Patches {
         prunes: bool,
         backward: bool,
     ) -> Result<(), ModelError> {
-        let Some(adapter) = segment.adapter else { return Ok(()) };
+        let Some(adapter) = segment.adapter else {
+            return Ok(());
+        };
         let config = model.config();
         let gradient = segment.gradient.filter(|_| backward);
         let compute = adapter.flat().f_to_kind(model.precision().compute)?;
@@ -197,10 +253,12 @@ impl Patches {
                     .push((module, site, matrices)),
                 Site::Head => {
                     let mask = segment.mask(site);
-                    self.head.push(Patch::single(scored, 0, config.vocab_size, matrices, mask));
+                    self.head
+                        .push(Patch::single(scored, 0, config.vocab_size, matrices, mask));
                 }
                 Site::Embedding => {
-                    self.embedding.push(Patch::single(tokens, 0, config.hidden_size, matrices, None));
+                    self.embedding
+                        .push(Patch::single(tokens, 0, config.hidden_size, matrices, None));
                 }
             }
         }
@@ -209,7 +267,13 @@ impl Patches {
             let rows = if pruned { scored } else { tokens };
             if rows.count > 0 {
                 let place = &mut self.blocks[layer][product];
-                place.extend(Patch::of_modules(config, segment, rows, modules, gradient.is_some())?);
+                place.extend(Patch::of_modules(
+                    config,
+                    segment,
+                    rows,
+                    modules,
+                    gradient.is_some(),
+                )?);
             }
         }
         Ok(())
@@ -232,7 +296,9 @@ impl Patches {
         if self.has_embedding() {
             return Some(0);
         }
-        self.blocks.iter().position(|products| products.iter().any(|patches| !patches.is_empty()))
+        self.blocks
+            .iter()
+            .position(|products| products.iter().any(|patches| !patches.is_empty()))
     }
 
     /// `x + s · scale · B A[:, token]`, where `scale` is what the model multiplies its embeddings with.
@@ -349,39 +415,6 @@ impl Patch {
         let tokens = self.rows.of(&layout.token_ids)?;
         Ok(self.a.f_index_select(1, &tokens)?.f_transpose(0, 1)?)
     }
-
-    /// The part of the patch on rows `start..start + count` of the scored ones, as seen from there.
-    pub(super) fn within(&self, start: i64, count: i64) -> Option<(Rows, Rows)> {
-        let first = self.rows.start.max(start);
-        let end = (self.rows.start + self.rows.count).min(start + count);
-        (first < end).then(|| {
-            let count = end - first;
-            (
-                Rows { start: first - start, count },
-                Rows { start: first - self.rows.start, count },
-            )
-        })
-    }
-
-    /// A patch of the same matrices on other rows.
-    pub(super) fn on(&self, rows: Rows) -> Self {
-        let copy = |tensor: &Tensor| tensor.shallow_clone();
-        Self {
-            rows,
-            a: copy(&self.a),
-            gradient_a: self.gradient_a.as_ref().map(copy),
-            parts: self
-                .parts
-                .iter()
-                .map(|part| Part {
-                    b: copy(&part.b),
-                    gradient_b: part.gradient_b.as_ref().map(copy),
-                    ..*part
-                })
-                .collect(),
-            mask: self.mask,
-        }
-    }
 }
 
 impl Matrices {
@@ -394,15 +427,21 @@ impl Matrices {
         next_b: &mut i64,
     ) -> Result<Self, ModelError> {
         let view = |buffer: &Tensor, start: i64, like: &Tensor| -> Result<Tensor, ModelError> {
-            Ok(buffer.f_narrow(0, start, like.numel() as i64)?.f_view(&like.size()[..])?)
+            Ok(buffer
+                .f_narrow(0, start, like.numel() as i64)?
+                .f_view(&like.size()[..])?)
         };
         let matrices = Self {
             rank: pair.rank,
             scale: pair.scale,
             a: view(compute, *next_a, &pair.a)?,
             b: view(compute, *next_b, &pair.b)?,
-            gradient_a: gradient.map(|buffer| view(buffer, *next_a, &pair.a)).transpose()?,
-            gradient_b: gradient.map(|buffer| view(buffer, *next_b, &pair.b)).transpose()?,
+            gradient_a: gradient
+                .map(|buffer| view(buffer, *next_a, &pair.a))
+                .transpose()?,
+            gradient_b: gradient
+                .map(|buffer| view(buffer, *next_b, &pair.b))
+                .transpose()?,
         };
         *next_a += pair.a.numel() as i64;
         *next_b += pair.b.numel() as i64;
