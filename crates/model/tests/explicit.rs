@@ -180,7 +180,7 @@ fn segments_do_not_touch_each_other() {
         adapter(&model, settings(&["q_proj", "down_proj", "lm_head"], 2, 0.2), 2),
         adapter(&model, settings(&["v_proj"], 7, 0.0), 3),
     ];
-    let parts = [&documents[..2], &documents[2..4], &documents[1..]];
+    let parts = [&documents[..3], &documents[2..4], &documents[1..]];
     let key = DropoutKey {
         seed: 1,
         step: 0,
