@@ -8,6 +8,7 @@ mod checks;
 mod cross_entropy;
 mod dropout;
 mod elementwise;
+mod linear;
 mod optimizer;
 mod table;
 
@@ -18,4 +19,5 @@ pub use dropout::{DropoutMask, dropout, dropout_add};
 pub use elementwise::{
     Activation, RotaryTable, gate, gate_backward, rms_norm, rms_norm_backward, rms_norm_backward_add, rotate,
 };
+pub use linear::linear;
 pub use optimizer::{AdamWStep, adamw};
