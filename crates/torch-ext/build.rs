@@ -1,4 +1,4 @@
-//! Tells the linker where this crate's executables and tests find LibTorch at run time.
+//! Compiles the C++ parts, and tells the linker where executables and tests find LibTorch at run time.
 //!
 //! torch-sys must be a direct dependency: only then does Cargo pass its `DEP_TCH_LIBTORCH_LIB` to this script.
 
@@ -58,12 +58,32 @@ fn compile_kernels() {
     }
 }
 
+/// Compiles shim/shim.cpp with the headers of the LibTorch whose libraries are in `linked`.
+fn compile_shim(linked: &Path) {
+    println!("cargo:rerun-if-changed=shim");
+    let include = linked.with_file_name("include");
+    cc::Build::new()
+        .cpp(true)
+        .std("c++17")
+        .file("shim/shim.cpp")
+        .opt_level(2)
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        // Not this crate's to mend: no warnings from LibTorch's headers.
+        .flag(format!("-isystem{}", include.display()))
+        .flag(format!(
+            "-isystem{}",
+            include.join("torch/csrc/api/include").display()
+        ))
+        .compile("tunesmith_shim");
+}
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     compile_kernels();
     let Some(linked) = env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
         panic!("torch-sys did not say where LibTorch is; run `make setup`");
     };
+    compile_shim(&linked);
     let origin = if cfg!(target_os = "macos") {
         "@executable_path"
     } else {

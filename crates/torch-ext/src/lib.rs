@@ -2,11 +2,16 @@
 //!
 //! - [`kernels`]: the training engine's fused kernels for the CPU, compiled for several instruction sets;
 //! - [`cuda`]: load LibTorch's CUDA half at run time, so that one build serves machines with and without a GPU;
+//! - [`memory`]: keep the host's freed memory for the next step;
 //! - [`tensor_file`]: safetensors files, read through a memory map straight to the device, and written.
 
 pub mod cuda;
 pub mod kernels;
+pub mod memory;
+mod shim;
 pub mod tensor_file;
 
 pub use cuda::{CudaLibrary, load_cuda};
+pub use memory::keep_freed_memory;
+pub use shim::ShimError;
 pub use tensor_file::{MappedFile, TensorFileError, write_tensor_file};

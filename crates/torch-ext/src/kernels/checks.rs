@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::table::Element;
+use crate::shim::ShimError;
 
 /// Why a kernel did not run.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,9 @@ pub enum KernelError {
     /// LibTorch refused, most often for want of memory.
     #[error(transparent)]
     Torch(#[from] TchError),
+    /// The same, from a function that `tch` does not have.
+    #[error(transparent)]
+    Shim(#[from] ShimError),
 }
 
 /// A matrix of float32 or bfloat16 on the CPU with contiguous rows.
