@@ -1,0 +1,170 @@
+"""`make bench`: our trainer against PEFT and TRL's SFTTrainer on this machine's CPU. README.md says what is measured."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import matmul
+import ours
+import trl_side
+from compare import Comparison, Plan, compare, say
+from dataset import make_dataset
+from models import CPU_SHAPES, make_model
+from report import Target
+from report import table as make_table
+from run import WARM_UP_STEPS
+from small_jobs import GangRows, ScalingRows, measure_gang, measure_scaling
+
+_PARTS = ["compare", "gang", "scaling"]
+# Below this bfloat16 is not worth its loss of precision; without AVX512 or AMX it is far below one.
+_WORTHWHILE_GAIN = 1.1
+
+
+def parse_arguments() -> argparse.Namespace:
+    root = Path(__file__).resolve().parents[2]
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tunesmith" / "bench"
+    trainer = Path(os.environ.get("TUNESMITH_TRAINER", root / "bin" / "tunesmith-trainer"))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trainer", type=Path, default=trainer, help="our executable [default: %(default)s]")
+    parser.add_argument("--folder", type=Path, default=cache, help="of models and data [default: %(default)s]")
+    parser.add_argument("--models", nargs="+", choices=list(CPU_SHAPES), default=list(CPU_SHAPES))
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS)
+    parser.add_argument("--precisions", nargs="+", choices=["float32", "bfloat16"], help="[default: those that pay here]")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="[default: all cores]")
+    parser.add_argument("--rounds", type=int, default=3, help="times that both sides run [default: 3]")
+    parser.add_argument("--seconds", type=float, default=30.0, help="of one run, after its warm-up [default: 30]")
+    parser.add_argument("--probe-seconds", type=float, default=12.0, help="of each setting tried [default: 12]")
+    parser.add_argument("--batch", type=int, default=16, help="examples of one optimizer step [default: 16]")
+    parser.add_argument("--examples", type=int, default=2000, help="in the dataset [default: 2,000]")
+    parser.add_argument("--sizes", type=int, nargs=2, default=[1_000, 100_000], help="datasets of `scaling`")
+    parser.add_argument("--json", type=Path, help="the results are written here too")
+    return parser.parse_args()
+
+
+def pick_precisions(named: list[str] | None, threads: int) -> tuple[list[str], str]:
+    """Precisions to measure, and the reason where bfloat16 is left out."""
+    if named:
+        return named, "" if "bfloat16" in named else "not asked for"
+    gain = matmul.measure("bfloat16-gain", "-", threads)
+    if gain >= _WORTHWHILE_GAIN:
+        return ["float32", "bfloat16"], ""
+    return ["float32"], f"a product in bfloat16 has {gain:.2f} times the rate of float32 on this CPU"
+
+
+# Model, kind, precision, the number. None is any precision that was measured.
+_SPEED_TARGETS = [
+    ("15m", "by_fastest", "float32", 3.8),
+    ("15m", "by_fastest", "bfloat16", 5.0),
+    ("15m", "by_default", "float32", 8.0),
+    ("15m", "by_default", "bfloat16", 8.0),
+    ("110m", "by_fastest", "float32", 2.2),
+    ("110m", "by_fastest", "bfloat16", 3.0),
+]
+_SHARE_TARGETS = [("110m", "float32", 0.85), ("110m", "bfloat16", 0.70)]
+_MEMORY_TARGET = 0.55
+
+
+def targets(comparisons: list[Comparison], gang: GangRows | None, no_bfloat16: str, gang_error: str) -> list[Target]:
+    """What was promised beside what was measured."""
+    by_key = {(found.shape.name, found.precision): found for found in comparisons}
+    numbers = {key: found.as_json() for key, found in by_key.items()}
+
+    def why(precision: str) -> str:
+        return no_bfloat16 if precision == "bfloat16" and no_bfloat16 else "not part of this call"
+
+    rows = []
+    for model, kind, precision, wanted in _SPEED_TARGETS:
+        found = numbers.get((model, precision))
+        measured = found[kind]["median"] if found else None
+        rows.append(
+            Target(f"{model} {precision}, speed by TRL's {kind[3:]}", wanted, measured, why=why(precision))
+        )
+    for model, precision, wanted in _SHARE_TARGETS:
+        found = numbers.get((model, precision))
+        measured = found["share_of_matmul"] if found else None
+        rows.append(Target(f"{model} {precision}, share of matmul rate", wanted, measured, "%", why=why(precision)))
+    for (model, precision), found in by_key.items():
+        name = f"{model} {precision}, peak memory by TRL's fastest"
+        rows.append(Target(name, _MEMORY_TARGET, found.memory_ratio, "%", at_most=True))
+    steps, whole = (gang.steps_ratio.median, gang.whole_ratio.median) if gang else (None, None)
+    reason = gang_error or "not part of this call"
+    rows.append(Target("8 small jobs together by in turn, steps alone", 1.0, steps, why=reason))
+    rows.append(Target("8 small jobs together by in turn, with start and load", 2.0, whole, why=reason))
+    return rows
+
+
+def machine() -> dict:
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return {"cpu": cpu, "cores": os.cpu_count(), "load_average": os.getloadavg(), "time": time.strftime("%F %T %z")}
+
+
+def main() -> None:
+    options = parse_arguments()
+    if not options.trainer.exists():
+        sys.exit(f"bench: no executable {options.trainer}; run `make build`, or name one in TUNESMITH_TRAINER")
+    import torch
+
+    where = machine()
+    print(f"{where['cpu']}, {where['cores']} cores, {options.threads} threads, load average {where['load_average'][0]:.1f}")
+    if where["load_average"][0] > 0.5:
+        print("The machine is busy with something else: expect a wide range, and trust the ratio by CPU time more.")
+    say("making models and data")
+    models = {name: make_model(CPU_SHAPES[name], options.folder, torch.float32) for name in CPU_SHAPES}
+    data = make_dataset(options.folder, options.examples)
+    precisions, no_bfloat16 = pick_precisions(options.precisions, options.threads)
+    if no_bfloat16:
+        print(f"bfloat16 is left out: {no_bfloat16}")
+    counts = trl_side.count_examples(models["15m"], data, options.threads)
+    plan = Plan(
+        options.trainer, data, counts, options.threads, options.batch, options.rounds, options.seconds, options.probe_seconds
+    )
+    facts = plan.statistics
+    print(
+        f"{facts.examples:,} examples, {facts.tokens / facts.examples:.0f} tokens in the mean, {facts.longest} at most, "
+        f"{100 * facts.supervised_share:.0f} % supervised; steps of {plan.batch} examples; "
+        f"{plan.rounds} rounds of {plan.seconds:.0f} s after {WARM_UP_STEPS} steps of warm-up"
+    )
+
+    comparisons: list[Comparison] = []
+    if "compare" in options.parts:
+        for name in options.models:
+            for precision in precisions:
+                comparisons.append(compare(plan, CPU_SHAPES[name], models[name], precision))
+                print("\n" + comparisons[-1].text(), flush=True)
+    gang, gang_error = None, ""
+    if "gang" in options.parts:
+        try:
+            gang = measure_gang(plan, models["15m"], options.folder, "float32")
+            print("\n" + gang.text(), flush=True)
+        except ours.TrainerFailed as error:
+            gang_error = str(error).strip().splitlines()[-1]
+            print(f"\nthe gang failed: {error}", flush=True)
+    scaling: ScalingRows | None = None
+    if "scaling" in options.parts:
+        scaling = measure_scaling(plan, models["15m"], options.folder, "float32", options.sizes)
+        print("\n" + scaling.text(), flush=True)
+
+    promised = targets(comparisons, gang, no_bfloat16, gang_error)
+    print("\n" + make_table([target.cells() for target in promised], ["target", "wanted", "measured", ""]))
+    if options.json:
+        result = {
+            "machine": where,
+            "threads": options.threads,
+            "comparisons": [found.as_json() for found in comparisons],
+            "gang": gang.as_json() if gang else None,
+            "scaling": scaling.as_json() if scaling else None,
+            "targets": [target.as_json() for target in promised],
+        }
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        say(f"results are in {options.json}")
+
+
+if __name__ == "__main__":
+    main()
