@@ -12,7 +12,7 @@ import matmul
 import ours
 import trl_side
 from compare import Comparison, Plan, compare, say
-from dataset import make_dataset
+from dataset import example_counts, make_dataset
 from models import CPU_SHAPES, make_model
 from report import Target
 from report import table as make_table
@@ -41,7 +41,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=16, help="examples of one optimizer step [default: 16]")
     parser.add_argument("--examples", type=int, default=2000, help="in the dataset [default: 2,000]")
     parser.add_argument("--sizes", type=int, nargs=2, default=[1_000, 100_000], help="datasets of `scaling`")
-    parser.add_argument("--json", type=Path, help="the results are written here too")
+    results = Path(__file__).resolve().parent / "results" / "bench.json"
+    parser.add_argument("--json", type=Path, default=results, help="the results are written here too")
     return parser.parse_args()
 
 
@@ -121,7 +122,9 @@ def main() -> None:
     precisions, no_bfloat16 = pick_precisions(options.precisions, options.threads)
     if no_bfloat16:
         print(f"bfloat16 is left out: {no_bfloat16}")
-    counts = trl_side.count_examples(models["15m"], data, options.threads)
+    counts = example_counts(data)
+    if trl_side.count_examples(models["15m"], data, options.threads) != counts:
+        sys.exit("bench: TRL makes other tokens or labels of the data than ours, so the two cannot be compared")
     plan = Plan(
         options.trainer, data, counts, options.threads, options.batch, options.rounds, options.seconds, options.probe_seconds
     )
@@ -153,17 +156,17 @@ def main() -> None:
 
     promised = targets(comparisons, gang, no_bfloat16, gang_error)
     print("\n" + make_table([target.cells() for target in promised], ["target", "wanted", "measured", ""]))
-    if options.json:
-        result = {
-            "machine": where,
-            "threads": options.threads,
-            "comparisons": [found.as_json() for found in comparisons],
-            "gang": gang.as_json() if gang else None,
-            "scaling": scaling.as_json() if scaling else None,
-            "targets": [target.as_json() for target in promised],
-        }
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-        say(f"results are in {options.json}")
+    result = {
+        "machine": where,
+        "threads": options.threads,
+        "comparisons": [found.as_json() for found in comparisons],
+        "gang": gang.as_json() if gang else None,
+        "scaling": scaling.as_json() if scaling else None,
+        "targets": [target.as_json() for target in promised],
+    }
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    say(f"results are in {options.json}")
 
 
 if __name__ == "__main__":

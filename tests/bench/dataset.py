@@ -62,6 +62,26 @@ def make_dataset(folder: Path, examples: int, seed: int = 0, longest: int = LONG
     return place
 
 
+# Tokens of a message besides its words: start, the pieces of the role's name, newline, end, newline.
+_FRAME = {"user": 7, "assistant": 11}
+
+
+def example_counts(data: Path) -> list[tuple[int, int]]:
+    """Tokens and supervised tokens of each example, without a tokenizer: each word is one token in our vocabularies.
+
+    An assistant's words and the end of its turn are supervised. Both sides are checked against these numbers.
+    """
+    counts = []
+    for line in data.read_text(encoding="utf-8").splitlines():
+        tokens = supervised = 0
+        for message in json.loads(line)["messages"]:
+            words_said = message["content"].count(" ")
+            tokens += words_said + _FRAME[message["role"]]
+            supervised += words_said + 1 if message["role"] == "assistant" else 0
+        counts.append((tokens, supervised))
+    return counts
+
+
 def _conversation(generator: random.Random, longest: int) -> list[dict[str, str]]:
     """One to three turns; user and assistant speak about the same amount."""
     # exp(mu + sigma^2 / 2) is the mean of a lognormal; the cut at `longest` takes little from it.
@@ -70,7 +90,7 @@ def _conversation(generator: random.Random, longest: int) -> list[dict[str, str]
     turns = min(generator.choice([1, 1, 1, 2, 3]), max(1, length // 40))
     messages = []
     for _ in range(turns):
-        # A message brings about 8 tokens besides its words: the markers, the role, the newlines.
+        # 18 tokens of a turn are not words.
         said = max(2, length // turns - 20)
         asked = max(1, round(said * generator.uniform(0.25, 0.6)))
         messages.append({"role": "user", "content": _text(generator, asked)})

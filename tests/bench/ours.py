@@ -58,11 +58,12 @@ def train(
     warm_up: int = WARM_UP_STEPS,
     expected: list[tuple[int, int]] | None = None,
     time_limit: float = 3600.0,
+    environment: dict[str, str] | None = None,
 ) -> Run:
     """Trains for `seconds` after the warm-up and ends the process, or to the end where that comes first.
 
     `expected`: tokens and supervised tokens of each step, by its place; the run is refused where the log says otherwise,
-    so both sides are known to train on the same tokens. `arguments` must leave room for enough steps.
+    so both sides are known to train on the same tokens and labels. `arguments` must leave room for enough steps.
     """
     with tempfile.TemporaryDirectory(prefix="tunesmith-bench-") as scratch:
         steps = Path(scratch, "steps.jsonl")
@@ -70,8 +71,8 @@ def train(
         command += ["--out", f"{scratch}/adapter"]
         started = time.perf_counter()
         with open(Path(scratch, "output"), "w+", encoding="utf-8") as output:
-            environment = thread_environment(threads)
-            child = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment)
+            variables = thread_environment(threads) | (environment or {})
+            child = subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=variables)
             try:
                 marks, peak = _follow(child, StepsLog(steps), seconds, warm_up, started + time_limit)
             finally:
@@ -107,7 +108,7 @@ def _check_counts(marks: list[Mark], expected: list[tuple[int, int]]) -> None:
     for place, (mark, counts) in enumerate(zip(marks, expected)):
         if (mark.tokens, mark.supervised) != counts:
             ours = f"{mark.tokens} tokens, {mark.supervised} supervised"
-            raise RuntimeError(f"step {place + 1}: ours trained on {ours}; TRL's tokens there are {counts}")
+            raise RuntimeError(f"step {place + 1}: ours trained on {ours}, where the data has {counts}")
 
 
 def counts_of_steps(counts: list[tuple[int, int]], batch: int) -> list[tuple[int, int]]:

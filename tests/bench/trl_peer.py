@@ -29,8 +29,6 @@ class Setting:
     # Format of the frozen weights, and whether autocast computes in bfloat16.
     weights: str = "float32"
     autocast: bool = False
-    # Puts examples of similar length into one batch, which saves padding (Trainer's own option).
-    group_by_length: bool = False
 
 
 def config(setting: Setting, request: dict) -> Any:
@@ -41,8 +39,6 @@ def config(setting: Setting, request: dict) -> Any:
         optional["per_device_train_batch_size"] = setting.batch
     if setting.checkpointing is not None:
         optional["gradient_checkpointing"] = setting.checkpointing
-    if setting.group_by_length:
-        optional["train_sampling_strategy"] = "group_by_length"
     return SFTConfig(
         output_dir=request["scratch"],
         gradient_accumulation_steps=setting.accumulation,
@@ -50,7 +46,8 @@ def config(setting: Setting, request: dict) -> Any:
         padding_free=setting.padding_free,
         bf16=setting.autocast,
         use_cpu=True,
-        max_length=request["longest"],
+        # Padding-free batches are not cut, and SFTConfig wants that said; no example is longer anyway.
+        max_length=None if setting.padding_free else request["longest"],
         assistant_only_loss=True,
         learning_rate=request["learning_rate"],
         max_steps=request["most_steps"],

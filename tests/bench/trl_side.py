@@ -35,7 +35,6 @@ def candidates(batch: int, bfloat16: bool) -> list[Setting]:
         Setting("batch 1", 1, batch),
         Setting("batch 4", 4, max(1, batch // 4)),
         Setting("batch 8", 8, max(1, batch // 8)),
-        Setting("batch 8 by length", 8, max(1, batch // 8), group_by_length=True),
         Setting("padding-free 8", 8, max(1, batch // 8), padding_free=True),
         Setting("packing", 1, rows, packing=True),
     ]
