@@ -4,6 +4,7 @@ So PEFT is compared at its best on a machine without the `flash_attn` package to
 """
 
 import importlib.util
+import itertools
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ def _document_by_document(
     """The same on the CPU, where PyTorch has no kernel for packed rows; for dry runs."""
     edges = boundaries.tolist()
     parts = []
-    for begin, end in zip(edges, edges[1:]):
+    for begin, end in itertools.pairwise(edges):
         q, k, v = (tensor[begin:end].transpose(0, 1)[None] for tensor in (query, key, value))
         part = scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
         parts.append(part[0].transpose(0, 1))

@@ -1,4 +1,4 @@
-"""`make bench`: our trainer against PEFT and TRL's SFTTrainer on this machine's CPU. README.md says what is measured."""
+"""`make bench`: our trainer against PEFT and TRL's SFTTrainer on this machine's CPU. README.md says how."""
 
 import argparse
 import json
@@ -6,7 +6,10 @@ import os
 import platform
 import sys
 import time
+from itertools import product
 from pathlib import Path
+
+import torch
 
 import matmul
 import ours
@@ -14,10 +17,10 @@ import trl_side
 from compare import Comparison, Plan, compare, say
 from dataset import example_counts, make_dataset
 from models import CPU_SHAPES, make_model
-from report import Target
-from report import table as make_table
+from report import table
 from run import WARM_UP_STEPS
 from small_jobs import GangRows, ScalingRows, measure_gang, measure_scaling
+from targets import targets
 
 _PARTS = ["compare", "gang", "scaling"]
 # Below this bfloat16 is not worth its loss of precision; without AVX512 or AMX it is far below one.
@@ -33,7 +36,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=cache, help="of models and data [default: %(default)s]")
     parser.add_argument("--models", nargs="+", choices=list(CPU_SHAPES), default=list(CPU_SHAPES))
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS)
-    parser.add_argument("--precisions", nargs="+", choices=["float32", "bfloat16"], help="[default: those that pay here]")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=["float32", "bfloat16"], help="[default: those that pay here]"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="[default: all cores]")
     parser.add_argument("--rounds", type=int, default=3, help="times that both sides run [default: 3]")
     parser.add_argument("--seconds", type=float, default=30.0, help="of one run, after its warm-up [default: 30]")
@@ -56,48 +61,6 @@ def pick_precisions(named: list[str] | None, threads: int) -> tuple[list[str], s
     return ["float32"], f"a product in bfloat16 has {gain:.2f} times the rate of float32 on this CPU"
 
 
-# Model, kind, precision, the number. None is any precision that was measured.
-_SPEED_TARGETS = [
-    ("15m", "by_fastest", "float32", 3.8),
-    ("15m", "by_fastest", "bfloat16", 5.0),
-    ("15m", "by_default", "float32", 8.0),
-    ("15m", "by_default", "bfloat16", 8.0),
-    ("110m", "by_fastest", "float32", 2.2),
-    ("110m", "by_fastest", "bfloat16", 3.0),
-]
-_SHARE_TARGETS = [("110m", "float32", 0.85), ("110m", "bfloat16", 0.70)]
-_MEMORY_TARGET = 0.55
-
-
-def targets(comparisons: list[Comparison], gang: GangRows | None, no_bfloat16: str, gang_error: str) -> list[Target]:
-    """What was promised beside what was measured."""
-    by_key = {(found.shape.name, found.precision): found for found in comparisons}
-    numbers = {key: found.as_json() for key, found in by_key.items()}
-
-    def why(precision: str) -> str:
-        return no_bfloat16 if precision == "bfloat16" and no_bfloat16 else "not part of this call"
-
-    rows = []
-    for model, kind, precision, wanted in _SPEED_TARGETS:
-        found = numbers.get((model, precision))
-        measured = found[kind]["median"] if found else None
-        rows.append(
-            Target(f"{model} {precision}, speed by TRL's {kind[3:]}", wanted, measured, why=why(precision))
-        )
-    for model, precision, wanted in _SHARE_TARGETS:
-        found = numbers.get((model, precision))
-        measured = found["share_of_matmul"] if found else None
-        rows.append(Target(f"{model} {precision}, share of matmul rate", wanted, measured, "%", why=why(precision)))
-    for (model, precision), found in by_key.items():
-        name = f"{model} {precision}, peak memory by TRL's fastest"
-        rows.append(Target(name, _MEMORY_TARGET, found.memory_ratio, "%", at_most=True))
-    steps, whole = (gang.steps_ratio.median, gang.whole_ratio.median) if gang else (None, None)
-    reason = gang_error or "not part of this call"
-    rows.append(Target("8 small jobs together by in turn, steps alone", 1.0, steps, why=reason))
-    rows.append(Target("8 small jobs together by in turn, with start and load", 2.0, whole, why=reason))
-    return rows
-
-
 def machine() -> dict:
     cpu = next(
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
@@ -106,56 +69,77 @@ def machine() -> dict:
     return {"cpu": cpu, "cores": os.cpu_count(), "load_average": os.getloadavg(), "time": time.strftime("%F %T %z")}
 
 
+def print_machine(where: dict, threads: int) -> None:
+    load = where["load_average"][0]
+    print(f"{where['cpu']}, {where['cores']} cores, {threads} threads, load average {load:.1f}")
+    if load > 0.5:
+        print("The machine is busy with something else: expect wide ranges, and trust the ratio by CPU time more.")
+
+
+def make_plan(options: argparse.Namespace, model: Path) -> Plan:
+    """Makes the data, and sees to it that TRL counts the same tokens and labels in it."""
+    data = make_dataset(options.folder, options.examples)
+    counts = example_counts(data)
+    if trl_side.count_examples(model, data, options.threads) != counts:
+        sys.exit("bench: TRL makes other tokens or labels of the data than ours, so the two cannot be compared")
+    plan = Plan(
+        trainer=options.trainer,
+        data=data,
+        counts=counts,
+        threads=options.threads,
+        batch=options.batch,
+        rounds=options.rounds,
+        seconds=options.seconds,
+        probe_seconds=options.probe_seconds,
+    )
+    facts = plan.statistics
+    print(
+        f"{facts.examples:,} examples, {facts.tokens / facts.examples:.0f} tokens in the mean, "
+        f"{facts.longest} at most, {100 * facts.supervised_share:.0f} % supervised; steps of {plan.batch} examples; "
+        f"{plan.rounds} rounds of {plan.seconds:.0f} s after {WARM_UP_STEPS} steps of warm-up"
+    )
+    return plan
+
+
+def run_gang(plan: Plan, model: Path, folder: Path) -> tuple[GangRows | None, str]:
+    """The rows, or why there are none."""
+    try:
+        rows = measure_gang(plan, model, folder, "float32")
+    except ours.TrainerFailed as error:
+        print(f"\nthe gang failed: {error}", flush=True)
+        return None, "failed"
+    print("\n" + rows.text(), flush=True)
+    return rows, ""
+
+
 def main() -> None:
     options = parse_arguments()
     if not options.trainer.exists():
         sys.exit(f"bench: no executable {options.trainer}; run `make build`, or name one in TUNESMITH_TRAINER")
-    import torch
-
     where = machine()
-    print(f"{where['cpu']}, {where['cores']} cores, {options.threads} threads, load average {where['load_average'][0]:.1f}")
-    if where["load_average"][0] > 0.5:
-        print("The machine is busy with something else: expect a wide range, and trust the ratio by CPU time more.")
+    print_machine(where, options.threads)
     say("making models and data")
     models = {name: make_model(CPU_SHAPES[name], options.folder, torch.float32) for name in CPU_SHAPES}
-    data = make_dataset(options.folder, options.examples)
     precisions, no_bfloat16 = pick_precisions(options.precisions, options.threads)
     if no_bfloat16:
         print(f"bfloat16 is left out: {no_bfloat16}")
-    counts = example_counts(data)
-    if trl_side.count_examples(models["15m"], data, options.threads) != counts:
-        sys.exit("bench: TRL makes other tokens or labels of the data than ours, so the two cannot be compared")
-    plan = Plan(
-        options.trainer, data, counts, options.threads, options.batch, options.rounds, options.seconds, options.probe_seconds
-    )
-    facts = plan.statistics
-    print(
-        f"{facts.examples:,} examples, {facts.tokens / facts.examples:.0f} tokens in the mean, {facts.longest} at most, "
-        f"{100 * facts.supervised_share:.0f} % supervised; steps of {plan.batch} examples; "
-        f"{plan.rounds} rounds of {plan.seconds:.0f} s after {WARM_UP_STEPS} steps of warm-up"
-    )
+    plan = make_plan(options, models["15m"])
 
     comparisons: list[Comparison] = []
     if "compare" in options.parts:
-        for name in options.models:
-            for precision in precisions:
-                comparisons.append(compare(plan, CPU_SHAPES[name], models[name], precision))
-                print("\n" + comparisons[-1].text(), flush=True)
-    gang, gang_error = None, ""
+        for name, precision in product(options.models, precisions):
+            comparisons.append(compare(plan, CPU_SHAPES[name], models[name], precision))
+            print("\n" + comparisons[-1].text(), flush=True)
+    gang, no_gang = None, "not part of this call"
     if "gang" in options.parts:
-        try:
-            gang = measure_gang(plan, models["15m"], options.folder, "float32")
-            print("\n" + gang.text(), flush=True)
-        except ours.TrainerFailed as error:
-            gang_error = str(error).strip().splitlines()[-1]
-            print(f"\nthe gang failed: {error}", flush=True)
+        gang, no_gang = run_gang(plan, models["15m"], options.folder)
     scaling: ScalingRows | None = None
     if "scaling" in options.parts:
         scaling = measure_scaling(plan, models["15m"], options.folder, "float32", options.sizes)
         print("\n" + scaling.text(), flush=True)
 
-    promised = targets(comparisons, gang, no_bfloat16, gang_error)
-    print("\n" + make_table([target.cells() for target in promised], ["target", "wanted", "measured", ""]))
+    promised = targets(comparisons, gang, no_bfloat16, no_gang)
+    print("\n" + table([target.cells() for target in promised], ["target", "wanted", "measured", ""]))
     result = {
         "machine": where,
         "threads": options.threads,

@@ -1,7 +1,7 @@
 """`make bench-gpu`: our trainer against PEFT with flash attention on one GPU, in bfloat16, with random weights.
 
-Every part has a time limit, results are printed as they come, and nothing is downloaded: PyTorch is enough for our side,
-transformers and peft are used where this Python has them. README.md says how to run it on a bare machine.
+Every part has a time limit, results are printed as they come, and nothing is downloaded: PyTorch is enough for our
+side, transformers and peft are used where this Python has them. README.md says how to run it on a bare machine.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from attention import attention_modes
 from dataset import LONGEST, Statistics, example_counts, make_dataset
 from models import GPU_SHAPES, TINY_SHAPE, Shape, make_model
 from process import thread_environment
-from report import SIDE_HEADER, Spread, paired_ratio, side_row, table
+from report import SIDE_HEADER, paired_ratio, side_row, table
 from run import WARM_UP_STEPS, Mark, Run
 from work import flops_per_token
 
@@ -54,7 +54,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--examples", type=int, default=4000, help="in the dataset [default: 4,000]")
     parser.add_argument("--time-limit", type=float, default=530.0, help="seconds of the whole [default: 530]")
     results = Path(__file__).resolve().parent / "results" / "bench-gpu.json"
-    parser.add_argument("--json", type=Path, default=results, help="the results so far are written here after each part")
+    parser.add_argument(
+        "--json", type=Path, default=results, help="the results so far are written here after each part"
+    )
     return parser.parse_args()
 
 
@@ -236,7 +238,9 @@ def _text(shape: Shape, runs: dict[str, list[Run]], result: dict, work: float) -
     if result["how"]:
         way = result["how"]["way"]
         checkpointing = "with" if way["checkpointing"] else "without"
-        lines.append(f"PEFT: {result['how']['attention']}, {way['passes']} passes per step, {checkpointing} checkpointing")
+        lines.append(
+            f"PEFT: {result['how']['attention']}, {way['passes']} passes per step, {checkpointing} checkpointing"
+        )
     if all(runs.get(side) for side in ("ours", "peft")):
         lines.append(f"ours by PEFT: {paired_ratio(runs['ours'], runs['peft']).text(2)}")
     lines += [f"{side} failed: {error}" for side, error in result["errors"].items()]
@@ -255,7 +259,8 @@ def main() -> None:
         options.sides.remove("peft")
         print("This Python has no transformers and peft: ours alone is measured.")
     name = torch.cuda.get_device_name(options.device) if cuda else "CPU"
-    print(f"{name}, PyTorch {torch.__version__}, kinds of attention for PEFT: {', '.join(attention_modes(options.device))}")
+    kinds = ", ".join(attention_modes(options.device))
+    print(f"{name}, PyTorch {torch.__version__}, kinds of attention for PEFT: {kinds}")
     budget = Budget(options.time_limit)
     # Without AVX512 a CPU takes minutes for a product in bfloat16, so a dry run computes in float32.
     dtype = "bfloat16" if cuda else "float32"

@@ -83,7 +83,9 @@ class Comparison:
         lines.append(f"peak memory, ours by TRL's fastest: {100 * self.memory_ratio:.0f} %")
         tried = ", ".join(f"{name} {value:,.0f}" for name, value in self.tried.items() if isinstance(value, float))
         lines.append(f"TRL's settings, tokens/s in one short run each: {tried}")
-        lines += [f"  {name} does not work here: {value}" for name, value in self.tried.items() if isinstance(value, str)]
+        lines += [
+            f"  {name} does not work here: {value}" for name, value in self.tried.items() if isinstance(value, str)
+        ]
         return "\n".join(lines)
 
     def as_json(self) -> dict:
@@ -114,7 +116,9 @@ def _find_fastest(plan: Plan, model: Path, bfloat16: bool) -> tuple[Setting, dic
         say(f"  TRL, {name}")
         try:
             # One step of warm-up: this only chooses, the rounds measure.
-            tried[name] = trl_side.train(model, plan.data, setting, plan.threads, plan.probe_seconds, 1).tokens_per_second
+            tried[name] = trl_side.train(
+                model, plan.data, setting, plan.threads, plan.probe_seconds, 1
+            ).tokens_per_second
         except trl_side.PeerFailed as error:
             tried[name] = str(error).strip().splitlines()[-1]
     speeds = {name: value for name, value in tried.items() if isinstance(value, float)}
@@ -131,9 +135,7 @@ def compare(plan: Plan, shape: Shape, model: Path, precision: str) -> Comparison
     default = trl_side.default_setting(bfloat16)
     arguments = ours.arguments(model, plan.data, plan.batch, precision) + ["--max-steps", "1000000"]
     expected = ours.counts_of_steps(plan.counts, plan.batch)
-    found = Comparison(
-        shape, precision, [], [], [], setting, tried, [], flops_per_token(shape, plan.statistics)
-    )
+    found = Comparison(shape, precision, [], [], [], setting, tried, [], flops_per_token(shape, plan.statistics))
     for number in range(plan.rounds):
         say(f"{shape.name}, {precision}: round {number + 1} of {plan.rounds}")
         found.matmul_rates.append(matmul.measure(shape.name, precision, plan.threads))

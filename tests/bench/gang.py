@@ -4,6 +4,7 @@ import json
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def together(trainer: Path, model: Path, data: list[Path], dtype: str, threads: 
         spec.write_text(
             json.dumps({"base": str(model), "device": "cpu", "dtype": dtype, "threads": threads, "jobs": jobs})
         )
-        return _follow([str(trainer), "gang", str(spec)], len(jobs), threads)
+        return _follow([str(trainer), "gang", str(spec), "--supervised"], len(jobs), threads)
 
 
 def _follow(command: list[str], jobs: int, threads: int) -> Whole:
@@ -87,15 +88,19 @@ def _follow(command: list[str], jobs: int, threads: int) -> Whole:
         child.stdin.write('{"command":"finish"}\n')
         child.stdin.flush()
         marks: list[Mark] = []
-        peak = 0
+        steps_by_job: Counter[str] = Counter()
+        warm_up = peak = 0
         failed: list[str] = []
         for line in child.stdout:
             event = json.loads(line)
             if event["event"] == "step":
                 peak = max(peak, peak_bytes(child.pid))
-                marks.append(
-                    Mark(time.perf_counter(), cpu_seconds(child.pid), event["tokens"], event["supervised_tokens"])
-                )
+                now, cpu = time.perf_counter(), cpu_seconds(child.pid)
+                marks.append(Mark(now, cpu, event["tokens"], event["supervised_tokens"]))
+                steps_by_job[event["job"]] += 1
+                # Until the last job has made its second step.
+                if not warm_up and sum(steps >= WARM_UP_STEPS for steps in steps_by_job.values()) == jobs:
+                    warm_up = len(marks)
             elif event["event"] == "failed":
                 failed.append(event["message"])
         errors = child.stderr.read()
@@ -103,4 +108,4 @@ def _follow(command: list[str], jobs: int, threads: int) -> Whole:
     if failed or child.returncode != 0 or len(marks) != jobs * STEPS:
         reason = "; ".join(failed) or errors[-2000:]
         raise ours.TrainerFailed(f"{len(marks)} of {jobs * STEPS} steps were made: {reason}")
-    return Whole(Run.of(marks, peak, marks[0].wall - started, WARM_UP_STEPS * jobs), seconds)
+    return Whole(Run.of(marks, peak, marks[0].wall - started, warm_up), seconds)

@@ -7,9 +7,10 @@ takes the same number of examples as ours does, in as few passes as fit into mem
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import torch
 

@@ -1,15 +1,15 @@
 """The machine's own rate of dense matrix products at the shapes of a model: `matmul.py THREADS DTYPE DEVICE MODEL`.
 
-It is what training is held against, so each product is taken at its best: PyTorch's `matmul`, and on the CPU oneDNN with
-the weight packed beforehand too.
+It is what training is held against, so each product is taken at its best: PyTorch's `matmul`, and on the CPU oneDNN
+with the weight packed beforehand too.
 """
 
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import torch
 
@@ -63,11 +63,12 @@ def rate(shape: Shape, dtype: torch.dtype, device: str, rows: tuple[int, ...]) -
 
 def bfloat16_gain() -> float:
     """How many times the rate of float32 small products in bfloat16 reach; below one the CPU lacks the instructions."""
-    times = {}
-    for dtype in (torch.float32, torch.bfloat16):
+
+    def seconds(dtype: torch.dtype) -> float:
         x = torch.randn(_PROBE, _PROBE).to(dtype)
-        times[dtype] = _seconds_per_call(lambda: torch.matmul(x, x), "cpu")
-    return times[torch.float32] / times[torch.bfloat16]
+        return _seconds_per_call(lambda: torch.matmul(x, x), "cpu")
+
+    return seconds(torch.float32) / seconds(torch.bfloat16)
 
 
 def measure(model: str, dtype: str, threads: int, device: str = "cpu") -> float:

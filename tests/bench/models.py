@@ -9,9 +9,10 @@ import hashlib
 import itertools
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Iterator
+from typing import BinaryIO
 
 import torch
 
@@ -140,7 +141,7 @@ def _fingerprint() -> str:
 
 
 def _write_weights(file: BinaryIO, shape: Shape, dtype: torch.dtype, generator: torch.Generator) -> None:
-    """safetensors: length of the header, the header, the tensors one after another. One tensor is in memory at a time."""
+    """safetensors: length of the header, header, tensors one after another. One tensor is in memory at a time."""
     header: dict = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, size in shape.tensors():

@@ -62,8 +62,9 @@ def train(
 ) -> Run:
     """Trains for `seconds` after the warm-up and ends the process, or to the end where that comes first.
 
-    `expected`: tokens and supervised tokens of each step, by its place; the run is refused where the log says otherwise,
-    so both sides are known to train on the same tokens and labels. `arguments` must leave room for enough steps.
+    `expected`: tokens and supervised tokens of each step, by its place; the run is refused where the log says
+    otherwise, so both sides are known to train on the same tokens and labels. `arguments` must leave room for enough
+    steps.
     """
     with tempfile.TemporaryDirectory(prefix="tunesmith-bench-") as scratch:
         steps = Path(scratch, "steps.jsonl")

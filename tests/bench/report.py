@@ -1,8 +1,8 @@
 """Medians, spread, ratios and the table of targets, as text and as JSON."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 from run import Run
 
@@ -48,7 +48,12 @@ class Target:
         show = (lambda value: f"{100 * value:.0f} %") if percent else (lambda value: f"{value:.2f} {self.unit}")
         verdict = {True: "reached", False: "not reached", None: f"not measured: {self.why}"}[self.reached]
         bound = "at most" if self.at_most else "at least"
-        return [self.name, f"{bound} {show(self.wanted)}", "-" if self.measured is None else show(self.measured), verdict]
+        return [
+            self.name,
+            f"{bound} {show(self.wanted)}",
+            "-" if self.measured is None else show(self.measured),
+            verdict,
+        ]
 
     def as_json(self) -> dict:
         return {"name": self.name, "wanted": self.wanted, "at_most": self.at_most, "unit": self.unit} | {

@@ -38,9 +38,14 @@ class GangRows:
             return [name, speed.text(), seconds.text(1), mebibytes(peak)]
 
         rows = [row("together (gang)", self.together), row("in turn", self.in_turn)]
-        header = [f"{JOBS} jobs of {gang.STEPS} steps", "tokens/s, steps alone", "seconds with start and load", "peak memory"]
-        ratios = f"together by in turn: steps alone {self.steps_ratio.text(2)}, with start and load {self.whole_ratio.text(2)}"
-        return table(rows, header) + "\n" + ratios
+        header = [
+            f"{JOBS} jobs of {gang.STEPS} steps",
+            "tokens/s, steps alone",
+            "seconds with start and load",
+            "peak memory",
+        ]
+        steps, whole = self.steps_ratio.text(2), self.whole_ratio.text(2)
+        return f"{table(rows, header)}\ntogether by in turn: steps alone {steps}, with start and load {whole}"
 
     def as_json(self) -> dict:
         return {

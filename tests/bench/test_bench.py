@@ -2,20 +2,17 @@
 
 import json
 import random
-import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from dataset import Statistics, example_counts, make_dataset  # noqa: E402
-from models import CPU_SHAPES, GPU_SHAPES, TINY_SHAPE, make_model  # noqa: E402
-from ours import StepsLog, counts_of_steps  # noqa: E402
-from report import Target  # noqa: E402
-from run import Mark, Run  # noqa: E402
-from vocabulary import words  # noqa: E402
-from work import flops_per_token  # noqa: E402
+from dataset import Statistics, example_counts, make_dataset
+from models import CPU_SHAPES, GPU_SHAPES, TINY_SHAPE, make_model
+from ours import StepsLog, counts_of_steps
+from report import Target
+from run import Mark, Run
+from vocabulary import words
+from work import flops_per_token
 
 
 class Models(unittest.TestCase):
@@ -28,7 +25,9 @@ class Models(unittest.TestCase):
         import torch
 
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-            files = [make_model(TINY_SHAPE, Path(folder), torch.bfloat16) / "model.safetensors" for folder in (one, other)]
+            files = [
+                make_model(TINY_SHAPE, Path(folder), torch.bfloat16) / "model.safetensors" for folder in (one, other)
+            ]
             first, second = (file.read_bytes() for file in files)
         self.assertEqual(first, second)
         length = int.from_bytes(first[:8], "little")
@@ -103,7 +102,9 @@ class Measuring(unittest.TestCase):
         self.assertTrue(Target("speed", 2.0, 2.1).reached)
         self.assertFalse(Target("memory", 0.55, 0.6, "%", at_most=True).reached)
         self.assertIsNone(Target("speed", 2.0, None, why="no card").reached)
-        self.assertEqual(Target("memory", 0.55, 0.5, "%", at_most=True).cells()[1:], ["at most 55 %", "50 %", "reached"])
+        self.assertEqual(
+            Target("memory", 0.55, 0.5, "%", at_most=True).cells()[1:], ["at most 55 %", "50 %", "reached"]
+        )
 
 
 if __name__ == "__main__":

@@ -97,7 +97,9 @@ def make_trainer(setting: Setting, request: dict, marks: list[Mark]) -> Any:
         args=config(setting, request),
         train_dataset=load_dataset("json", data_files=request["data"], split="train", cache_dir=request["scratch"]),
         processing_class=AutoTokenizer.from_pretrained(request["model"]),
-        peft_config=LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"),
+        peft_config=LoraConfig(
+            r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
         callbacks=[Clock()],
     )
     return trainer
@@ -106,7 +108,8 @@ def make_trainer(setting: Setting, request: dict, marks: list[Mark]) -> Any:
 def example_counts(dataset: Any) -> list[tuple[int, int]]:
     """Tokens and supervised tokens of each prepared example, in the order of the file (not where it is packed)."""
     return [
-        (len(row["input_ids"]), sum(label != -100 for label in row["labels"])) for row in dataset.select_columns(["input_ids", "labels"])
+        (len(row["input_ids"]), sum(label != -100 for label in row["labels"]))
+        for row in dataset.select_columns(["input_ids", "labels"])
     ]
 
 

@@ -21,8 +21,10 @@ class PeerFailed(RuntimeError):
 
 
 def default_setting(bfloat16: bool) -> Setting:
-    """What SFTConfig gives to those who set nothing, its batch and its gradient checkpointing too. Its bfloat16 autocast,
-    which many CPUs have no instructions for, is switched off where `bfloat16` is not."""
+    """What SFTConfig gives to those who set nothing, its batch and its gradient checkpointing too.
+
+    Its bfloat16 autocast, which many CPUs have no instructions for, is on where `bfloat16` is measured only.
+    """
     return Setting("default", checkpointing=None, autocast=bfloat16)
 
 
@@ -49,7 +51,9 @@ def candidates(batch: int, bfloat16: bool) -> list[Setting]:
     ]
 
 
-def _call(model: Path, data: Path, setting: Setting, threads: int, seconds: float, warm_up: int, count_only: bool) -> dict:
+def _call(
+    model: Path, data: Path, setting: Setting, threads: int, seconds: float, warm_up: int, count_only: bool
+) -> dict:
     with tempfile.TemporaryDirectory(prefix="tunesmith-bench-") as scratch:
         request, answer = Path(scratch, "request.json"), Path(scratch, "answer.json")
         body = {
@@ -73,9 +77,7 @@ def _call(model: Path, data: Path, setting: Setting, threads: int, seconds: floa
         return json.loads(answer.read_text())
 
 
-def train(
-    model: Path, data: Path, setting: Setting, threads: int, seconds: float, warm_up: int = WARM_UP_STEPS
-) -> Run:
+def train(model: Path, data: Path, setting: Setting, threads: int, seconds: float, warm_up: int = WARM_UP_STEPS) -> Run:
     """Trains for `seconds` after the warm-up."""
     return Run(**_call(model, data, setting, threads, seconds, warm_up, False)["run"])
 

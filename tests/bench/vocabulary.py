@@ -5,9 +5,9 @@ the number of tokens of a text is known when it is written, for each size of voc
 """
 
 import json
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
-from typing import Iterator
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = """\
@@ -78,7 +78,7 @@ def write_tokenizer(folder: Path, size: int) -> None:
 
 
 def _byte_tokens() -> list[str]:
-    """The 256 characters that stand for bytes in GPT-2's byte-level BPE: printable ones themselves, others from 256 on."""
+    """The characters that stand for the 256 bytes in GPT-2's BPE: printable ones themselves, others from 256 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = (byte for byte in range(256) if byte not in set(printable))
     characters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
