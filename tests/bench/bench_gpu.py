@@ -275,6 +275,9 @@ def main() -> None:
         except OSError as error:
             print(f"\n{shape.name} is left out: {error}", flush=True)
             continue
+        if cuda:
+            # The children need the memory in which the weights were made.
+            torch.cuda.empty_cache()
         part = Part(options, model, data, counts, dtype, threads, budget)
         results[shape.name] = {}
         print("\n" + measure_model(shape, part, results[shape.name]), flush=True)

@@ -34,9 +34,9 @@ def targets(comparisons: list[Comparison], gang: GangRows | None, no_bfloat16: s
         found = numbers.get((model, precision))
         measured = found["share_of_matmul"] if found else None
         rows.append(Target(f"{model} {precision}, share of matmul rate", wanted, measured, "%", why=why(precision)))
-    for (model, precision), found in by_key.items():
+    for (model, precision), comparison in by_key.items():
         name = f"{model} {precision}, peak memory by TRL's fastest"
-        rows.append(Target(name, _MEMORY_TARGET, found.memory_ratio, "%", at_most=True))
+        rows.append(Target(name, _MEMORY_TARGET, comparison.memory_ratio, "%", at_most=True))
     steps, whole = (gang.steps_ratio.median, gang.whole_ratio.median) if gang else (None, None)
     rows.append(Target("8 small jobs together by in turn, steps alone", 1.0, steps, why=no_gang))
     rows.append(Target("8 small jobs together by in turn, with start and load", 2.0, whole, why=no_gang))
