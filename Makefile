@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo up test check lint docs parity openapi sqlx base-model examples clean
+.PHONY: help setup build demo up test check lint docs parity bench bench-gpu openapi sqlx base-model examples clean
 
 TARGET_DIRECTORY = $(shell cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
 EXECUTABLES := tunesmith tunesmith-trainer tunesmith-engine
@@ -39,6 +39,13 @@ docs: setup
 
 parity: build ## Compare with transformers and peft themselves (installs them into .venv-parity)
 	scripts/parity/run.sh
+
+# BENCH holds options: make bench BENCH="--models 15m --rounds 1".
+bench: build ## Training speed and memory beside PEFT and TRL, on the CPU (installs them into .venv-bench)
+	tests/bench/run.sh bench.py $(BENCH)
+
+bench-gpu: ## The same on a GPU beside PEFT; tests/bench/README.md says what it needs
+	tests/bench/run.sh bench_gpu.py $(BENCH)
 
 openapi: setup ## Write openapi/openapi.json anew
 	cargo run --locked --quiet -p tunesmith-cli --bin tunesmith -- openapi > openapi/openapi.json.new
