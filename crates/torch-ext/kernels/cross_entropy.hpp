@@ -5,6 +5,30 @@
 
 namespace {
 
+// Whether no score before `target` is as high.
+template <typename T> bool is_first(const T *score, i64 target, float most) {
+    for (i64 c = 0; c < target; ++c) {
+        if (wide(score[c]) == most) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// The sum of e^(score - most), with the addends in the place of the scores where `keep` is set.
+template <bool keep, typename T> float exponentials(T *score, i64 count, float most) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (i64 c = 0; c < count; ++c) {
+        const float value = exponential(wide(score[c]) - most);
+        sum += value;
+        if (keep) {
+            store(score + c, value);
+        }
+    }
+    return sum;
+}
+
 // scores: [rows, vocabulary], overwritten with weight * scale * (softmax - onehot) where `backward`. With a cap c > 0 the
 // scores count as c tanh(score / c). losses: weight * cross-entropy. hits: 1 where the target is the first maximum.
 template <typename T>
@@ -23,25 +47,16 @@ void cross_entropy(i64 rows, i64 vocabulary, T *scores, const i64 *targets, cons
         for (i64 c = 0; c < vocabulary; ++c) {
             most = larger(most, wide(score[c]));
         }
-        float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-        for (i64 c = 0; c < vocabulary; ++c) {
-            sum += exponential(wide(score[c]) - most);
-        }
         const i64 target = targets[row];
         const float own = wide(score[target]);
+        const bool first_of_most = own == most && is_first(score, target, most);
+        // In float32 without a cap the exponentials themselves are kept: then the gradient needs only a product.
+        const bool keep = backward && cap <= 0.0f && sizeof(T) == sizeof(float);
+        const float sum = keep ? exponentials<true>(score, vocabulary, most) : exponentials<false>(score, vocabulary, most);
         // A row that is not finite must show in the loss; the clamped exponential would hide it.
         const float poison = (most - most) + (sum - sum);
         losses[row] = weights[row] * (__builtin_logf(sum) + most - own) + poison;
-        i64 first = 0;
-        if (own == most) {
-            while (wide(score[first]) != most) {
-                ++first;
-            }
-            hits[row] = first == target;
-        } else {
-            hits[row] = 0;
-        }
+        hits[row] = first_of_most;
         if (!backward) {
             return;
         }
@@ -59,7 +74,7 @@ void cross_entropy(i64 rows, i64 vocabulary, T *scores, const i64 *targets, cons
         } else {
 #pragma omp simd
             for (i64 c = 0; c < vocabulary; ++c) {
-                store(score + c, share * exponential(wide(score[c]) - most));
+                store(score + c, share * (keep ? wide(score[c]) : exponential(wide(score[c]) - most)));
             }
             store(score + target, wide(score[target]) - factor);
         }
