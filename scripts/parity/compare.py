@@ -21,8 +21,10 @@ from transformers import AutoModelForCausalLM
 
 # Relative, for each step's loss.
 LOSS_TOLERANCE = 1e-3
-# Of the logits after 20 steps in which rounding has had time to grow, relative to the largest logit.
+# Of the logits after 30 steps in which rounding has had time to grow, relative to the largest logit.
 LOGIT_TOLERANCE = 1e-3
+# Of all tensors after 30 steps, relative Frobenius norm.
+ADAPTER_TOLERANCE = 1e-2
 LENGTH = 40
 
 
@@ -33,7 +35,7 @@ def logits(base: Path, adapter: Path | None) -> torch.Tensor:
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)
         # PEFT only warns where tensors are missing or unexpected.
-        odd = get_peft_model_state_dict(model).keys() ^ load_file(adapter / "adapter_model.safetensors").keys()
+        odd = get_peft_model_state_dict(model, save_embedding_layers=False).keys() ^ load_file(adapter / "adapter_model.safetensors").keys()
         if odd:
             sys.exit(f"{adapter}: PEFT and the file disagree on {sorted(odd)}")
     return model(input_ids=tokens).logits[0]
@@ -48,6 +50,15 @@ def curve_difference(losses: Path, steps_log: Path) -> float:
     return max(abs(a["loss"] - b["loss"]) / abs(b["loss"]) for a, b in zip(found, expected))
 
 
+def adapter_difference(adapter: Path, reference: Path) -> float:
+    """Norm of the difference of all tensors over the norm of all tensors."""
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (adapter, reference))
+    if ours.keys() != theirs.keys():
+        sys.exit(f"{adapter}: has not the tensors of {reference}: {sorted(ours.keys() ^ theirs.keys())}")
+    norm = lambda tensors: sum(tensor.double().square().sum() for tensor in tensors).sqrt().item()
+    return norm(ours[name] - theirs[name] for name in theirs) / norm(theirs.values())
+
+
 def main() -> None:
     base, adapter, losses, steps_log, reference = map(Path, sys.argv[1:6])
     curve = curve_difference(losses, steps_log)
@@ -56,6 +67,10 @@ def main() -> None:
     difference = (ours - theirs).abs().max().item() / theirs.abs().max().item()
     print(f"  loss curve: largest relative difference {curve:.1e}")
     print(f"  logits in PEFT: largest difference {difference:.1e} of the largest logit; the adapter moves them by {effect:.1f}")
+    weights = adapter_difference(adapter, reference)
+    print(f"  adapter: differs by {weights:.1e} of its norm")
+    if weights > ADAPTER_TOLERANCE:
+        sys.exit(f"too far apart: allowed is {ADAPTER_TOLERANCE}")
     if curve > LOSS_TOLERANCE or difference > LOGIT_TOLERANCE:
         sys.exit(f"too far apart: allowed are {LOSS_TOLERANCE} and {LOGIT_TOLERANCE}")
 

@@ -20,17 +20,21 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
     get_cosine_schedule_with_warmup,
 )
 
 VOCABULARY = 288
 SEQUENCE_LENGTHS = (5, 17, 40)
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-STEPS = 20
+STEPS = 30
 BATCH = 4
 LEARNING_RATE = 1e-2
 WARMUP_RATIO = 0.1
@@ -52,6 +56,24 @@ CHATML_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+QWEN3_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] | trim + '<|im_end|>\\n' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|im_end|>\\n' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+GEMMA_TEMPLATE = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set first = messages[0]['content'] + '\\n\\n' %}"
+    "{% set loop_messages = messages[1:] %}{% else %}{% set first = '' %}{% set loop_messages = messages %}{% endif %}"
+    "{% for message in loop_messages %}"
+    "{% if message['role'] == 'assistant' %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}"
+    "{{ '<start_of_turn>' + role + '\\n' + (first if loop.first else '') + message['content'] | trim + '<end_of_turn>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+PHI_TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|end|>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
 
 
 @dataclass
@@ -66,6 +88,8 @@ class Family:
     eos: str
     template: str
     lora: dict
+    # Whether config.json is written as transformers before version 5 did, as most models on the hub still have it.
+    older_config: bool = True
 
 
 SIZES = dict(
@@ -139,6 +163,102 @@ FAMILIES = [
         eos="<|im_end|>",
         template=CHATML_TEMPLATE,
         lora=dict(r=16, lora_alpha=16, target_modules=ALL_LINEAR),
+        older_config=False,
+    ),
+    Family(
+        name="qwen3",
+        seed=44,
+        config=Qwen3Config(
+            **SIZES,
+            num_key_value_heads=2,
+            head_dim=16,
+            rms_norm_eps=1e-6,
+            attention_bias=True,
+            tie_word_embeddings=False,
+            rope_parameters=dict(rope_type="default", rope_theta=1000000.0),
+        ),
+        special_tokens=["<|endoftext|>", "<|im_end|>", "<|im_start|>"],
+        bos=None,
+        eos="<|im_end|>",
+        template=QWEN3_TEMPLATE,
+        # Keys fit the end of a module's name; the most special ones come first in the order of their letters.
+        lora=dict(
+            r=4,
+            lora_alpha=8,
+            target_modules=ALL_LINEAR,
+            rank_pattern={r"layers\.0\.mlp\.down_proj": 2, "q_proj": 8},
+            alpha_pattern={r"[kv]_proj": 3, r"layers\.1\.self_attn\.o_proj": 20.5},
+        ),
+        older_config=False,
+    ),
+    Family(
+        name="gemma2",
+        seed=55,
+        # Caps so low that they bend the scores; a window shorter than the examples on every second layer.
+        config=Gemma2Config(
+            **(SIZES | dict(num_hidden_layers=3)),
+            num_key_value_heads=2,
+            head_dim=12,
+            rms_norm_eps=1e-6,
+            query_pre_attn_scalar=20,
+            attn_logit_softcapping=6.0,
+            final_logit_softcapping=8.0,
+            sliding_window=10,
+            rope_parameters=dict(rope_type="default", rope_theta=10000.0),
+        ),
+        special_tokens=["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"],
+        bos="<bos>",
+        eos="<eos>",
+        template=GEMMA_TEMPLATE,
+        lora=dict(r=6, lora_alpha=12, target_modules=r"model\.layers\.\d+\.(self_attn\.[qvo]_proj|mlp\.(gate|down)_proj)"),
+        older_config=False,
+    ),
+    Family(
+        name="gemma3",
+        seed=66,
+        config=Gemma3TextConfig(
+            **(SIZES | dict(num_hidden_layers=3)),
+            num_key_value_heads=1,
+            head_dim=16,
+            rms_norm_eps=1e-6,
+            query_pre_attn_scalar=24,
+            sliding_window=9,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+            rope_parameters=dict(
+                full_attention=dict(rope_type="linear", rope_theta=1000000.0, factor=2.0),
+                sliding_attention=dict(rope_type="default", rope_theta=10000.0),
+            ),
+        ),
+        special_tokens=["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"],
+        bos="<bos>",
+        eos="<eos>",
+        template=GEMMA_TEMPLATE,
+        lora=dict(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "mlp.up_proj"], layers_to_transform=[0, 2]),
+    ),
+    Family(
+        name="phi3",
+        seed=77,
+        # 6 of a head's 8 dimensions are rotated; some sequences are longer than the original 24 positions, some are not.
+        config=Phi3Config(
+            **SIZES,
+            num_key_value_heads=2,
+            rms_norm_eps=1e-5,
+            tie_word_embeddings=False,
+            sliding_window=30,
+            original_max_position_embeddings=24,
+            rope_parameters=dict(
+                rope_type="longrope",
+                rope_theta=10000.0,
+                partial_rotary_factor=0.75,
+                short_factor=[1.0, 1.1, 1.3],
+                long_factor=[1.5, 2.5, 4.0],
+            ),
+        ),
+        special_tokens=["<|endoftext|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"],
+        bos=None,
+        eos="<|end|>",
+        template=PHI_TEMPLATE,
+        lora=dict(r=5, lora_alpha=10, target_modules=["qkv_proj", "gate_up_proj", "o_proj", "lm_head", "embed_tokens"]),
     ),
 ]
 
@@ -194,23 +314,34 @@ def make_base(family: Family, folder: Path) -> torch.nn.Module:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("norm.weight"):
-                parameter.copy_(1 + 0.4 * (torch.rand_like(parameter) - 0.5))
+                middle = 0 if family.name.startswith("gemma") else 1
+                parameter.copy_(middle + 0.4 * (torch.rand_like(parameter) - 0.5))
             elif name.endswith(("q_proj.weight", "k_proj.weight")):
                 parameter.mul_(2)
+            elif name.endswith("qkv_proj.weight"):
+                values = family.config.num_key_value_heads * family.config.hidden_size // family.config.num_attention_heads
+                parameter[:-values].mul_(2)
             elif name.endswith(".bias"):
                 parameter.copy_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    if family.name != "qwen":
+    if family.older_config:
         write_older_config(folder / "config.json")
     return load_base(folder)
 
 
 def write_older_config(path: Path) -> None:
-    """As transformers before version 5 wrote it, and as most models on the hub still have it."""
+    """As transformers before version 5 wrote it."""
     config = json.loads(path.read_text())
     rope = config.pop("rope_parameters")
-    config["rope_theta"] = rope.pop("rope_theta")
+    if "full_attention" in rope:
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
+    for field in ("rope_theta", "partial_rotary_factor"):
+        if field in rope:
+            config[field] = rope.pop(field)
+    if rope["rope_type"] == "longrope":
+        rope.pop("original_max_position_embeddings", None)
     config["rope_scaling"] = rope if rope["rope_type"] != "default" else None
     config["torch_dtype"] = config.pop("dtype")
     write_json(path, config)
@@ -224,13 +355,15 @@ def lora_config(family: Family) -> LoraConfig:
     return LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.0, bias="none", **family.lora)
 
 
-def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
-    model.save_pretrained(folder)
+def save_adapter(model: PeftModel, folder: Path, base: str, base_weights: bool) -> None:
+    """`base_weights`: beside an adapter of the embedding or the head, as PEFT does where it is not told."""
+    model.save_pretrained(folder, save_embedding_layers="auto" if base_weights else False)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     config["base_model_name_or_path"] = base
-    config["target_modules"] = sorted(config["target_modules"])
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
     write_json(path, dict(sorted(config.items())))
 
 
@@ -239,7 +372,7 @@ def fill_adapter(model: PeftModel, seed: int) -> None:
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name or "lora_embedding_A" in name:
                 parameter.copy_(0.1 * torch.randn_like(parameter))
 
 
@@ -287,7 +420,7 @@ def summed_loss(model: torch.nn.Module, example: dict) -> torch.Tensor:
 
 
 def train(family: Family, folder: Path, base: Path) -> None:
-    """20 steps of PEFT from `init-adapter`, in file order: 4 examples a step, 5 steps an epoch."""
+    """30 steps of PEFT from `init-adapter`, in file order: 4 examples a step, 5 steps an epoch."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
     chats = conversations()
     with open(folder / "train.jsonl", "w", encoding="utf-8") as file:
@@ -296,7 +429,7 @@ def train(family: Family, folder: Path, base: Path) -> None:
     write_json(folder / "examples.json", examples, indent=None)
     torch.manual_seed(family.seed + 1)
     model = get_peft_model(load_base(base), lora_config(family))
-    save_adapter(model, folder / "init-adapter", "base")
+    save_adapter(model, folder / "init-adapter", "base", False)
     model.train()
     leaves = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(leaves.values(), lr=LEARNING_RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=WEIGHT_DECAY)
@@ -312,7 +445,7 @@ def train(family: Family, folder: Path, base: Path) -> None:
             loss.backward()
             total += loss.item()
         if step == 0:
-            gradients = {name.replace(".default.", "."): p.grad.clone() for name, p in leaves.items()}
+            gradients = {name.replace(".default", ""): p.grad.clone() for name, p in leaves.items()}
             save_file(gradients, folder / "first-gradient.safetensors")
         norm = torch.nn.utils.clip_grad_norm_(leaves.values(), MAX_GRAD_NORM).item()
         rate = schedule.get_last_lr()[0]
@@ -322,12 +455,13 @@ def train(family: Family, folder: Path, base: Path) -> None:
         lines.append(
             {"step": step + 1, "loss": total, "lr": rate, "grad_norm": norm, "tokens": tokens, "supervised_tokens": supervised}
         )
-    save_adapter(model, folder / "final-adapter", "base")
+    save_adapter(model, folder / "final-adapter", "base", False)
     with torch.no_grad():
         model.eval()
         supervised = sum(label != -100 for example in examples for label in example["labels"][1:])
         final = sum(summed_loss(model, example).item() for example in examples) / supervised
     hyperparameters = {
+        "steps": STEPS,
         "epochs": STEPS * BATCH // len(examples),
         "batch_size": BATCH,
         "lr": LEARNING_RATE,
@@ -355,7 +489,7 @@ def make_family(family: Family, folder: Path) -> None:
     torch.manual_seed(family.seed + 2)
     tuned = get_peft_model(base, lora_config(family))
     fill_adapter(tuned, family.seed + 3)
-    save_adapter(tuned, folder / "adapter", "base")
+    save_adapter(tuned, folder / "adapter", "base", True)
     make_logits(family, folder)
     train(family, folder / "training", folder / "base")
 

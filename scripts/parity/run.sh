@@ -33,14 +33,33 @@ say "making the golden files anew"
 "$python" "$here/make_golden.py" "$work/golden" 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
 "$python" "$here/check_golden.py" "$golden" "$work/golden"
 
-for family in llama mistral qwen; do
-    say "$family: 20 steps with tunesmith-trainer, judged by PEFT"
-    training=$golden/$family/training
-    "$trainer" train --base "$golden/$family/base" --data "$training/train.jsonl" --out "$work/$family" \
-        --init-adapter "$training/init-adapter" --order file --epochs 4 --batch-size 4 --lr 0.01 --schedule cosine \
-        --warmup-ratio 0.1 --weight-decay 0.01 --max-grad-norm 1 --max-seq-len 256 --dtype float32 --device cpu \
-        --steps-log "$work/$family.jsonl" >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
-    "$python" "$here/compare.py" "$golden/$family/base" "$work/$family" "$training/losses.json" "$work/$family.jsonl" \
-        "$training/final-adapter"
+# The options of the trainer that `hyperparameters` of a losses.json stand for.
+options() {
+    "$python" - "$1" <<'EOF'
+import json, sys
+names = {"epochs": "epochs", "batch_size": "batch-size", "lr": "lr", "schedule": "schedule", "warmup_ratio": "warmup-ratio",
+    "weight_decay": "weight-decay", "max_grad_norm": "max-grad-norm", "max_seq_len": "max-seq-len", "order": "order"}
+hyperparameters = json.load(open(sys.argv[1]))["hyperparameters"]
+print(*(f"--{option} {hyperparameters[name]}" for name, option in names.items()))
+EOF
+}
+
+# train FAMILY DTYPE: writes $work/FAMILY-DTYPE (an adapter) and $work/FAMILY-DTYPE.jsonl (the steps log).
+train() {
+    local training=$golden/$1/training out=$work/$1-$2
+    # shellcheck disable=SC2046  # words on purpose
+    "$trainer" train --base "$golden/$1/base" --data "$training/train.jsonl" --out "$out" \
+        --init-adapter "$training/init-adapter" $(options "$training/losses.json") --dtype "$2" --device cpu \
+        --steps-log "$out.jsonl" >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
+}
+
+for folder in "$golden"/*/; do
+    family=$(basename "$folder")
+    say "$family: 30 steps with tunesmith-trainer, judged by PEFT"
+    train "$family" float32
+    "$python" "$here/compare.py" "$folder/base" "$work/$family-float32" "$folder/training/losses.json" \
+        "$work/$family-float32.jsonl" "$folder/training/final-adapter"
+    train "$family" bfloat16
+    "$python" "$here/bfloat16.py" "$folder" "$work/$family-bfloat16.jsonl"
 done
 say "all agree"

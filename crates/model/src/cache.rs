@@ -15,6 +15,8 @@ const BLOCK: i64 = 64;
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
+    /// What was seen, for a rope that must turn old keys anew.
+    tokens: Vec<u32>,
     length: i64,
     capacity: i64,
 }
@@ -48,6 +50,7 @@ impl KvCache {
             .collect::<Result<_, ModelError>>()?;
         Ok(Self {
             layers,
+            tokens: Vec::new(),
             length: 0,
             capacity,
         })
@@ -74,11 +77,18 @@ impl KvCache {
     /// Forgets all tokens from the `length`-th on; more than there are is no change.
     pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length as i64);
+        self.tokens.truncate(length);
+    }
+
+    /// The tokens seen.
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
     }
 
     /// Counts `tokens` as seen, once every layer has stored them.
-    pub(crate) fn advance(&mut self, tokens: i64) {
-        self.length += tokens;
+    pub(crate) fn advance(&mut self, tokens: &[u32]) {
+        self.length += tokens.len() as i64;
+        self.tokens.extend(tokens);
     }
 
     /// Makes room for `tokens` more, doubling so that growth costs little in sum.
@@ -107,9 +117,10 @@ impl KvCache {
         Ok(())
     }
 
-    /// Stores `k` and `v: [tokens, kv_heads, head_dim]` behind what is there, and lets `q` look at all of it.
+    /// Stores `k` and `v: [tokens, kv_heads, head_dim]` from place `start` on, and lets `q` look at all up to there.
     fn attend(
         &self,
+        start: i64,
         layer: usize,
         shape: AttentionShape,
         q: &Tensor,
@@ -118,9 +129,9 @@ impl KvCache {
     ) -> Result<Tensor, ModelError> {
         let tokens = q.size()[0];
         let store = |into: &Tensor, new: &Tensor| -> Result<Tensor, ModelError> {
-            into.f_narrow(1, self.length, tokens)?
+            into.f_narrow(1, start, tokens)?
                 .f_copy_(&new.f_transpose(0, 1)?)?;
-            Ok(into.f_narrow(1, 0, self.length + tokens)?.f_unsqueeze(0)?)
+            Ok(into.f_narrow(1, 0, start + tokens)?.f_unsqueeze(0)?)
         };
         let keys = store(&self.layers[layer].keys, k)?;
         let values = store(&self.layers[layer].values, v)?;
@@ -138,7 +149,14 @@ fn round_up(tokens: i64) -> i64 {
 
 /// Several sequences in one forward pass, each with its own cache and number of new tokens.
 pub(crate) struct CachedSequences<'a> {
-    pub(crate) sequences: Vec<(i64, &'a KvCache)>,
+    pub(crate) sequences: Vec<CachedSequence<'a>>,
+}
+
+/// The tokens of one sequence in a pass: `tokens` of them, from place `start` on.
+pub(crate) struct CachedSequence<'a> {
+    pub(crate) start: i64,
+    pub(crate) tokens: i64,
+    pub(crate) cache: &'a KvCache,
 }
 
 impl Attend for CachedSequences<'_> {
@@ -151,11 +169,12 @@ impl Attend for CachedSequences<'_> {
         v: &Tensor,
     ) -> Result<Tensor, ModelError> {
         let mut outputs = Vec::with_capacity(self.sequences.len());
-        let mut start = 0;
-        for &(tokens, cache) in &self.sequences {
-            let rows = |x: &Tensor| x.f_narrow(0, start, tokens);
-            outputs.push(cache.attend(layer, shape, &rows(q)?, &rows(k)?, &rows(v)?)?);
-            start += tokens;
+        let mut first = 0;
+        for sequence in &self.sequences {
+            let rows = |x: &Tensor| x.f_narrow(0, first, sequence.tokens);
+            let (q, k, v) = (rows(q)?, rows(k)?, rows(v)?);
+            outputs.push(sequence.cache.attend(sequence.start, layer, shape, &q, &k, &v)?);
+            first += sequence.tokens;
         }
         if outputs.len() == 1 {
             Ok(outputs.remove(0))

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor, no_grad_guard};
 use crate::adapter::Adapter;
 use crate::attention::Attend;
 use crate::batch::PackedBatch;
-use crate::cache::{CachedSequences, KvCache};
+use crate::cache::{CachedSequence, CachedSequences, KvCache};
 use crate::config::ModelConfig;
 use crate::dropout::DropoutKey;
 use crate::error::ModelError;
@@ -59,6 +59,13 @@ pub struct SequenceStep<'a> {
     pub adapter: Option<&'a Adapter>,
 }
 
+impl SequenceStep<'_> {
+    /// Tokens of the sequence after this pass.
+    fn length(&self) -> usize {
+        self.cache.len() + self.tokens.len()
+    }
+}
+
 /// Rows of one inference pass, int64.
 struct StepLayout {
     tokens: Tensor,
@@ -67,6 +74,8 @@ struct StepLayout {
     lengths: Tensor,
     /// Each sequence's last row.
     last_rows: Tensor,
+    /// Each sequence's first place in this pass.
+    starts: Vec<i64>,
 }
 
 /// A causal language model of Llama's shape.
@@ -294,22 +303,24 @@ impl CausalLm {
     /// Inference's forward pass: reads each sequence's new tokens and returns the scores of what follows its last one,
     /// float32 `[sequences, vocab]`. Prompts and single tokens, with and without adapters, may be mixed.
     ///
-    /// On an error no cache has changed.
+    /// On an error no cache has changed, save that of a longrope sequence which was just outgrowing its short
+    /// frequencies: it is of no more use.
     ///
     /// # Errors
     /// There is no sequence, one has no new tokens, a token is outside the vocabulary, or LibTorch refused.
     pub fn step(&self, sequences: &mut [SequenceStep<'_>]) -> Result<Tensor, ModelError> {
         let _guard = no_grad_guard();
         let layout = self.lay_out(sequences)?;
-        let lora = LoraPass::by_rows(
-            sequences
-                .iter()
-                .map(|part| (part.tokens.len() as i64, part.adapter)),
-        );
+        let parts = || sequences.iter().zip(&layout.starts);
+        let lora =
+            LoraPass::by_rows(parts().map(|(part, &start)| (part.length() as i64 - start, part.adapter)));
         let mut attention = CachedSequences {
-            sequences: sequences
-                .iter()
-                .map(|part| (part.tokens.len() as i64, &*part.cache))
+            sequences: parts()
+                .map(|(part, &start)| CachedSequence {
+                    start,
+                    tokens: part.length() as i64 - start,
+                    cache: &*part.cache,
+                })
                 .collect(),
         };
         let places = Places {
@@ -321,14 +332,16 @@ impl CausalLm {
         let head = LoraPass::by_rows(sequences.iter().map(|part| (1, part.adapter)));
         let logits = self.scores(&last, &head)?.f_to_kind(Kind::Float)?;
         for sequence in sequences {
-            sequence.cache.advance(sequence.tokens.len() as i64);
+            sequence.cache.advance(sequence.tokens);
         }
         Ok(logits)
     }
 
-    /// Lays the new tokens end to end, and makes room for them in the caches.
+    /// Lays the new tokens end to end, and makes room for them in the caches. A sequence that outgrows the short
+    /// frequencies of its rope is read anew from its first token, like transformers does it.
     fn lay_out(&self, sequences: &mut [SequenceStep<'_>]) -> Result<StepLayout, ModelError> {
-        let (mut tokens, mut positions, mut lengths, mut last_rows) = (vec![], vec![], vec![], vec![]);
+        let (mut tokens, mut positions, mut lengths) = (vec![], vec![], vec![]);
+        let (mut last_rows, mut starts) = (vec![], vec![]);
         for sequence in sequences {
             let Some(&largest) = sequence.tokens.iter().max() else {
                 return Err(ModelError::InvalidBatch(
@@ -337,11 +350,15 @@ impl CausalLm {
             };
             self.check_token(largest)?;
             sequence.cache.reserve(sequence.tokens.len() as i64)?;
-            let (seen, new) = (sequence.cache.len() as i64, sequence.tokens.len() as i64);
-            positions.extend(seen..seen + new);
-            lengths.extend((0..new).map(|_| seen + new));
-            tokens.extend(sequence.tokens.iter().map(|&token| i64::from(token)));
+            let (seen, length) = (sequence.cache.len(), sequence.length());
+            let is_read_anew = self.ropes.iter().any(|rope| rope.changes(seen, length));
+            let start = if is_read_anew { 0 } else { seen };
+            let old = &sequence.cache.tokens()[start..];
+            tokens.extend(old.iter().chain(sequence.tokens).map(|&token| i64::from(token)));
+            positions.extend(start as i64..length as i64);
+            lengths.extend((start..length).map(|_| length as i64));
             last_rows.push(tokens.len() as i64 - 1);
+            starts.push(start as i64);
         }
         if tokens.is_empty() {
             return Err(ModelError::InvalidBatch("no sequences".to_owned()));
@@ -352,6 +369,7 @@ impl CausalLm {
             positions: on_device(&positions)?,
             lengths: on_device(&lengths)?,
             last_rows: on_device(&last_rows)?,
+            starts,
         })
     }
 

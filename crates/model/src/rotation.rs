@@ -82,8 +82,7 @@ impl Rope {
     /// Cosines and sines, float32 `[tokens, rotary_dim / 2]` each.
     ///
     /// Which set of longrope's factors serves is decided for each sequence by its own length, so that no sequence feels
-    /// its neighbours in a batch. transformers decides by the longest of the batch; for one sequence it is the same. A
-    /// sequence that grows beyond the limit in a [`crate::KvCache`] keeps the keys as they were turned when they came.
+    /// its neighbours in a batch. transformers decides by the longest of the batch; for one sequence it is the same.
     pub(crate) fn cos_sin(&self, places: Places<'_>) -> Result<(Tensor, Tensor), ModelError> {
         let positions = places.positions.f_to_kind(Kind::Float)?.f_unsqueeze(1)?;
         let angles = match &self.long {
@@ -98,6 +97,16 @@ impl Rope {
             factor => x.f_multiply_scalar(factor),
         };
         Ok((scaled(angles.f_cos()?)?, scaled(angles.f_sin()?)?))
+    }
+
+    /// Whether a sequence that grows from `seen` to `length` tokens gets other frequencies, for its old tokens too.
+    pub(crate) fn changes(&self, seen: usize, length: usize) -> bool {
+        let is_long = |tokens: usize| {
+            self.long
+                .as_ref()
+                .is_some_and(|(limit, _)| tokens as f64 > *limit)
+        };
+        seen > 0 && is_long(seen) != is_long(length)
     }
 
     pub(crate) fn rotation(&self, places: Places<'_>, kind: Kind) -> Result<Rotation, ModelError> {

@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::{Value, json};
 use support::{assert_refused, changed_copy, golden};
-use tunesmith_model::{Family, ModelConfig, ModelError, RopeScaling};
+use tunesmith_model::{Activation, Family, ModelConfig, ModelError, RopeScaling};
 
 fn read(changes: &Value) -> Result<ModelConfig, ModelError> {
     ModelConfig::from_folder(changed_copy(&golden("llama").join("base"), "config.json", changes).path())
@@ -99,6 +99,101 @@ fn biases_follow_the_family() {
     );
 }
 
+fn read_as(family: &str, changes: &Value) -> Result<ModelConfig, ModelError> {
+    ModelConfig::from_folder(changed_copy(&golden(family).join("base"), "config.json", changes).path())
+}
+
+#[test]
+fn families_differ_where_they_should() {
+    let all = support::FAMILIES.map(|family| read_as(family, &json!({})).unwrap());
+    let [llama, _, _, qwen3, gemma2, gemma3, phi3] = &all;
+    assert!(!llama.qk_norm && qwen3.qk_norm && !gemma2.qk_norm && gemma3.qk_norm);
+    assert_eq!(
+        (llama.activation, gemma2.activation),
+        (Activation::Silu, Activation::GeluTanh)
+    );
+    assert_eq!(
+        (gemma2.attention_softcap, gemma2.final_softcap),
+        (Some(6.0), Some(8.0))
+    );
+    assert_eq!((gemma3.attention_softcap, gemma3.final_softcap), (None, None));
+    assert_eq!((gemma2.norm_offset, gemma2.sandwich_norms), (1.0, true));
+    assert_eq!(gemma2.embedding_scale, Some(32f64.sqrt()));
+    assert_eq!(gemma2.attention_scale, 20f64.powf(-0.5));
+    assert_eq!(gemma2.windows, [Some(10), None, Some(10)]);
+    assert_eq!(
+        (gemma3.rope_of_layer.as_slice(), gemma3.ropes.len()),
+        ([1, 0, 1].as_slice(), 2)
+    );
+    assert_eq!((gemma3.ropes[0].theta, gemma3.ropes[1].theta), (1e6, 1e4));
+    assert_eq!(
+        gemma3.ropes[1].scaling,
+        RopeScaling::Default,
+        "only the global rope is stretched"
+    );
+    let paths: Vec<&str> = phi3.modules.iter().map(|module| module.path).collect();
+    assert_eq!(
+        paths,
+        [
+            "self_attn.qkv_proj",
+            "self_attn.o_proj",
+            "mlp.gate_up_proj",
+            "mlp.down_proj"
+        ]
+    );
+    assert_eq!((phi3.head_dim, phi3.ropes[0].rotary_dim), (8, 6));
+}
+
+#[test]
+fn gemma_takes_transformers_defaults() {
+    let absent = json!({"attn_logit_softcapping": null, "final_logit_softcapping": null, "head_dim": null,
+        "query_pre_attn_scalar": null, "sliding_window": null, "tie_word_embeddings": null, "hidden_activation": null});
+    let gemma2 = read_as("gemma2", &absent).unwrap();
+    assert_eq!(
+        (gemma2.attention_softcap, gemma2.final_softcap),
+        (Some(50.0), Some(30.0))
+    );
+    assert_eq!((gemma2.head_dim, gemma2.attention_scale), (256, 0.0625));
+    assert_eq!(gemma2.windows, [Some(4096), None, Some(4096)]);
+    assert!(gemma2.tie_word_embeddings);
+    let layers = json!({"layer_types": null, "num_hidden_layers": 7, "sliding_window_pattern": null});
+    let windows = read_as("gemma3", &layers).unwrap().windows;
+    assert_eq!(
+        windows.iter().position(Option::is_none),
+        Some(5),
+        "every sixth block sees all: {windows:?}"
+    );
+}
+
+#[test]
+fn longrope_scales_by_the_length_it_reaches() {
+    let factor = |changes: Value| match &read_as("phi3", &changes).unwrap().ropes[0].scaling {
+        RopeScaling::LongRope {
+            attention_factor,
+            original_positions,
+            ..
+        } => (*attention_factor, *original_positions),
+        other => panic!("{other:?}"),
+    };
+    let by_ratio = (1.0 + (256f64 / 24.0).ln() / 24f64.ln()).sqrt();
+    assert_eq!(factor(json!({})), (by_ratio, 24.0));
+    assert_eq!(
+        factor(json!({"original_max_position_embeddings": null})),
+        (1.0, 4096.0)
+    );
+    let few = json!({"rope_scaling": {"type": "su", "short_factor": [1.0], "long_factor": [1.0, 1.0, 1.0]}});
+    assert_refused(
+        read_as("phi3", &few),
+        "model_config_invalid",
+        "3 positive numbers in `short_factor`",
+    );
+    assert_refused(
+        read_as("phi3", &json!({"partial_rotary_factor": 0.4})),
+        "model_config_invalid",
+        "leaves 3 of 8 dimensions",
+    );
+}
+
 #[test]
 fn what_is_not_built_in_is_refused() {
     let yarn = json!({"rope_type": "yarn", "factor": 4.0});
@@ -123,6 +218,10 @@ fn what_is_not_built_in_is_refused() {
     }
     for (changes, words) in [
         (json!({"architectures": ["GPT2LMHeadModel"]}), "`GPT2LMHeadModel`"),
+        (
+            json!({"architectures": ["Gemma3ForConditionalGeneration"], "vocab_size": null}),
+            "`Gemma3ForConditionalGeneration`",
+        ),
         (json!({"architectures": null, "model_type": null}), "(none named)"),
     ] {
         assert_refused(read(&changes), "unsupported_architecture", words);

@@ -52,7 +52,7 @@ fn loss(model: &CausalLm, adapter: Option<&Adapter>, dropout: Option<DropoutKey>
 
 #[test]
 fn a_fresh_adapter_changes_nothing_and_is_reproducible() {
-    for family in ["llama", "mistral", "qwen"] {
+    for family in support::FAMILIES {
         let model = CausalLm::load(&golden(family), Device::Cpu, FLOAT).unwrap();
         tch::manual_seed(1);
         let first = Adapter::fresh(model.config(), settings(0.0), 42, Device::Cpu).unwrap();
@@ -180,7 +180,7 @@ fn dropout_repeats_by_its_key_and_is_off_without_one() {
 
 #[test]
 fn fresh_models_are_reproducible_and_survive_a_folder() {
-    for family in ["llama", "mistral", "qwen"] {
+    for family in support::FAMILIES {
         let fresh = || CausalLm::fresh(config(family), 9, Device::Cpu, FLOAT).unwrap();
         let folder = tempfile::tempdir().unwrap();
         fresh().save(folder.path(), Kind::Float).unwrap();

@@ -13,6 +13,9 @@ use serde_json::{Map, Value};
 use tempfile::TempDir;
 use tunesmith_model::ModelError;
 
+/// The families with golden files, by the names of their folders.
+pub const FAMILIES: [&str; 7] = ["llama", "mistral", "qwen", "qwen3", "gemma2", "gemma3", "phi3"];
+
 /// The golden files of one family.
 pub fn golden(family: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
