@@ -75,7 +75,7 @@ impl TargetModules {
         match request {
             TargetModulesRequest::Pattern(pattern) => {
                 if pattern != ALL_LINEAR {
-                    check_pattern("target_modules", &pattern)?;
+                    check_target_pattern(&pattern)?;
                 }
                 Ok(Self(TargetModulesRequest::Pattern(pattern)))
             }
@@ -107,18 +107,16 @@ impl TargetModules {
                 ),
             ));
         }
-        let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-        if let Some(unknown) = names
-            .iter()
-            .find(|name| !MODULE_NAMES.contains(&last(name).as_str()))
-        {
-            return Err(ParameterError::new(
-                "target_modules",
+        if let Some(unknown) = names.iter().find(|name| !MODULE_NAMES.contains(&last_part(name))) {
+            let message = if unknown == ALL_LINEAR {
+                "`target_modules`: \"all-linear\" stands alone; it names every linear layer already.".to_owned()
+            } else {
                 format!(
-                    "`target_modules` must be \"all-linear\", a regular expression (as one string), or some of {known}; \
-                     `{unknown}` is neither."
-                ),
-            ));
+                    "`target_modules` must be \"all-linear\", a list of names out of {known}, or a regular expression as \
+                     one string; `{unknown:.80}` is none of these."
+                )
+            };
+            return Err(ParameterError::new("target_modules", message));
         }
         names.sort_unstable();
         names.dedup();
@@ -162,11 +160,31 @@ pub(super) fn check_keys<V>(field: &str, map: &BTreeMap<String, V>) -> Result<()
     map.keys().try_for_each(|key| check_pattern(field, key))
 }
 
+/// A module's own name, without those of the modules around it.
+fn last_part(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or_default()
+}
+
+/// A whole name never is one of [`MODULE_NAMES`] within a block, so such a pattern would match nothing.
+fn check_target_pattern(pattern: &str) -> Result<(), ParameterError> {
+    check_pattern("target_modules", pattern)?;
+    if MODULE_NAMES.contains(&last_part(pattern)) && !pattern.contains(['*', '+', '\\', '(', '[']) {
+        return Err(ParameterError::new(
+            "target_modules",
+            format!(
+                "`target_modules`: the string `{pattern}` is taken for a regular expression of whole module names; give a \
+                 list: [\"{pattern}\"]."
+            ),
+        ));
+    }
+    Ok(())
+}
+
 fn check_pattern(field: &str, pattern: &str) -> Result<(), ParameterError> {
     let refuse = |why: String| {
         Err(ParameterError::new(
             field,
-            format!("`{field}`: `{pattern}` {why}."),
+            format!("`{field}`: `{pattern:.80}` {why}."),
         ))
     };
     if pattern.is_empty() || pattern.len() > MOST_PATTERN_BYTES {
