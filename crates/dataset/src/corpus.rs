@@ -1,11 +1,12 @@
-//! A tokenized dataset in memory: four bytes per token, the loss mask in the top bit.
+//! A tokenized dataset in memory: four bytes per token, the loss mask in the top bit; weights that are neither 0 nor 1
+//! are kept beside, as runs.
 
 use std::io::{self, BufRead};
 
 use sha2::{Digest, Sha256};
 use tunesmith_types::hyperparameters::OverLong;
 
-use crate::encode::{EncodeError, Encoder, Sequence};
+use crate::encode::{EncodeError, Encoder, Fraction, Sequence, truncate_fractions, weigh};
 use crate::example::Example;
 use crate::fields::Problem;
 use crate::lines::MOST_LINE_BYTES;
@@ -74,10 +75,12 @@ pub struct LengthLimit {
 }
 
 /// Token sequences with loss masks.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Corpus {
     marked: Vec<u32>,
     ends: Vec<usize>,
+    /// Places count through all sequences.
+    fractions: Vec<Fraction>,
 }
 
 impl Corpus {
@@ -118,7 +121,13 @@ impl Corpus {
     pub fn push(&mut self, sequence: &Sequence) {
         let pairs = sequence.tokens.iter().zip(&sequence.supervised);
         let marked = pairs.map(|(token, supervised)| if *supervised { token | SUPERVISED } else { *token });
+        let first = self.marked.len();
         self.marked.extend(marked);
+        let moved = |fraction: &Fraction| Fraction {
+            places: fraction.places.start + first..fraction.places.end + first,
+            weight: fraction.weight,
+        };
+        self.fractions.extend(sequence.fractions.iter().map(moved));
         self.ends.push(self.marked.len());
     }
 
@@ -156,6 +165,11 @@ impl Corpus {
         self.marked(index).iter().map(|marked| marked & SUPERVISED != 0)
     }
 
+    /// Weight of each token of sequence `index` in the loss: from 0 to 1, 0 exactly where it is not supervised.
+    pub fn weights(&self, index: usize) -> impl ExactSizeIterator<Item = f32> {
+        weigh(self.supervised(index), self.start(index), &self.fractions)
+    }
+
     /// Tokens of sequence `index` that count in the loss: supervised, and not the first.
     #[must_use]
     pub fn targets(&self, index: usize) -> usize {
@@ -171,7 +185,7 @@ impl Corpus {
         self.marked.iter().map(|marked| marked & !SUPERVISED).max()
     }
 
-    /// sha256 over tokens, masks and lengths, in hex: equal exactly for equal training data.
+    /// sha256 over tokens, masks, weights and lengths, in hex: equal exactly for equal training data.
     #[must_use]
     pub fn digest(&self) -> String {
         let mut hasher = Sha256::new();
@@ -183,6 +197,11 @@ impl Corpus {
             let bytes: Vec<u8> = chunk.iter().flat_map(|marked| marked.to_le_bytes()).collect();
             hasher.update(bytes);
         }
+        for Fraction { places, weight } in &self.fractions {
+            hasher.update((places.start as u64).to_le_bytes());
+            hasher.update((places.end as u64).to_le_bytes());
+            hasher.update(weight.to_le_bytes());
+        }
         hex::encode(hasher.finalize())
     }
 
@@ -192,8 +211,11 @@ impl Corpus {
         let count = self.marked.len() / row.max(1);
         let mut marked = self.marked;
         marked.truncate(count * row);
+        let mut fractions = self.fractions;
+        truncate_fractions(&mut fractions, marked.len());
         Self {
             marked,
+            fractions,
             ends: (1..=count).map(|index| index * row).collect(),
         }
     }
@@ -216,8 +238,11 @@ impl Corpus {
     }
 
     fn marked(&self, index: usize) -> &[u32] {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        &self.marked[start..self.ends[index]]
+        &self.marked[self.start(index)..self.ends[index]]
+    }
+
+    fn start(&self, index: usize) -> usize {
+        if index == 0 { 0 } else { self.ends[index - 1] }
     }
 }
 
@@ -287,8 +312,7 @@ impl Builder<'_> {
             match self.limit.over_long {
                 OverLong::Truncate => {
                     self.report.truncated += 1;
-                    sequence.tokens.truncate(self.limit.most);
-                    sequence.supervised.truncate(self.limit.most);
+                    sequence.truncate(self.limit.most);
                 }
                 OverLong::Drop => {
                     self.report.dropped += 1;
@@ -371,6 +395,60 @@ mod tests {
                 .contains("line 1 of the data: the base model has no chat template"),
             "{error}"
         );
+    }
+
+    const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+    fn read_chat(weights: [&str; 2]) -> Corpus {
+        let template = crate::ChatTemplate::new(CHATML, None, None).unwrap();
+        let encoder = Encoder::new(byte_tokenizer(), Some(template));
+        let line = |weight: &str| {
+            format!(
+                "{{\"messages\":[{{\"role\":\"user\",\"content\":\"u\"}},{{\"role\":\"assistant\",\"content\":\"ab\",\"weight\":{weight}}}]}}\n"
+            )
+        };
+        let limit = LengthLimit {
+            most: 100,
+            over_long: OverLong::Fail,
+        };
+        let file = weights.map(line).concat();
+        Corpus::read(file.as_bytes(), &encoder, limit).unwrap().0
+    }
+
+    #[test]
+    fn weights_cost_memory_only_where_they_are_fractions() {
+        let whole = read_chat(["1", "1.0"]);
+        assert!(whole.fractions.is_empty());
+        assert!(whole.weights(1).all(|weight| weight == 0.0 || weight == 1.0));
+        let corpus = read_chat(["1", "0.3"]);
+        assert_eq!(corpus.fractions.len(), 1, "one run for the four tokens");
+        let last = |index: usize| -> Vec<f32> { corpus.weights(index).skip(corpus.length(index) - 5).collect() };
+        assert_eq!(last(0), [0.0, 1.0, 1.0, 1.0, 1.0]);
+        assert_eq!(last(1), [0.0, 0.3, 0.3, 0.3, 0.3]);
+        for index in 0..2 {
+            assert_eq!(corpus.weights(index).len(), corpus.length(index));
+            assert_eq!(corpus.targets(index), 4);
+            let supervised = corpus.weights(index).map(|weight| weight > 0.0);
+            assert!(supervised.eq(corpus.supervised(index)));
+        }
+    }
+
+    #[test]
+    fn the_digest_covers_weights() {
+        let digests = ["1", "0.3", "0.300001"].map(|weight| read_chat(["1", weight]).digest());
+        assert!(digests[0] != digests[1] && digests[1] != digests[2]);
+        assert_eq!(digests[1], read_chat(["1.0", "3e-1"]).digest());
+    }
+
+    #[test]
+    fn rows_keep_weights_in_their_places() {
+        let corpus = read_chat(["0.5", "0.25"]);
+        let wanted: Vec<f32> = (0..2).flat_map(|index| corpus.weights(index)).collect();
+        let rows = corpus.into_rows(7);
+        let found: Vec<f32> = (0..rows.len()).flat_map(|row| rows.weights(row)).collect();
+        assert_eq!(found, wanted[..found.len()]);
+        assert!(found.len() < wanted.len(), "the last run is cut");
+        assert!(rows.fractions.last().unwrap().places.end <= found.len());
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod bounded;
 mod request;
 mod resolve;
 mod resolved;
+mod selection;
 mod targets;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use utoipa::ToSchema;
 pub use self::bounded::*;
 pub use self::request::HyperparametersRequest;
 pub use self::resolved::{Batch, Duration, Hyperparameters};
+pub use self::selection::{ModuleSelection, is_named};
 pub use self::targets::{
     ALL_LINEAR, AlphaPattern, MODULE_NAMES, RankPattern, TargetForm, TargetModules, TargetModulesRequest,
 };

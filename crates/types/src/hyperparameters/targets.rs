@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::bounded::{LoraAlpha, LoraRank};
+use super::selection;
 use crate::error::ParameterError;
 
 /// PEFT's word for every linear layer of the blocks.
@@ -29,9 +29,10 @@ pub const MODULE_NAMES: [&str; 11] = [
     "embed_tokens",
 ];
 
-/// Longest regular expression, and most entries of a list or a pattern map.
+/// Longest regular expression.
 const MOST_PATTERN_BYTES: usize = 1000;
-const MOST_ENTRIES: usize = 1000;
+/// Most entries of a list or a pattern map.
+const MOST_ENTRIES: usize = 256;
 
 /// Which modules get an adapter. In JSON a string (`"all-linear"`, or a regular expression) or a list of names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -190,8 +191,8 @@ fn check_pattern(field: &str, pattern: &str) -> Result<(), ParameterError> {
     if pattern.is_empty() || pattern.len() > MOST_PATTERN_BYTES {
         return refuse(format!("must have 1 to {MOST_PATTERN_BYTES} bytes"));
     }
-    match Regex::new(pattern) {
-        Ok(_) => Ok(()),
+    match selection::check(pattern) {
+        Ok(()) => Ok(()),
         Err(error) => refuse(format!("is not a regular expression: {error}")),
     }
 }
