@@ -422,7 +422,8 @@ mod tests {
         assert!(whole.weights(1).all(|weight| weight == 0.0 || weight == 1.0));
         let corpus = read_chat(["1", "0.3"]);
         assert_eq!(corpus.fractions.len(), 1, "one run for the four tokens");
-        let last = |index: usize| -> Vec<f32> { corpus.weights(index).skip(corpus.length(index) - 5).collect() };
+        let last =
+            |index: usize| -> Vec<f32> { corpus.weights(index).skip(corpus.length(index) - 5).collect() };
         assert_eq!(last(0), [0.0, 1.0, 1.0, 1.0, 1.0]);
         assert_eq!(last(1), [0.0, 0.3, 0.3, 0.3, 0.3]);
         for index in 0..2 {

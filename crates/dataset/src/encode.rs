@@ -26,9 +26,9 @@ use crate::example::Example;
 use crate::template::{ChatTemplate, TemplateError};
 use crate::tokenizer::{TextTokenizer, TokenizerError};
 
+use sequence::{Edge, Span, mask};
 pub use sequence::{Fraction, Sequence};
 pub(crate) use sequence::{truncate_fractions, weigh};
-use sequence::{Edge, Span, mask};
 use supervision::Conversation;
 
 /// Why an example has no tokens.

@@ -117,7 +117,8 @@ impl Judge {
         self.report.longest_line_bytes = self.report.longest_line_bytes.max(bytes.len() as u64);
         if let Example::Chat { messages, .. } = example {
             self.report.messages += messages.len() as u64;
-            self.report.trained_messages += messages.iter().filter(|message| message.is_trained()).count() as u64;
+            self.report.trained_messages +=
+                messages.iter().filter(|message| message.is_trained()).count() as u64;
         }
         self.remember(bytes.trim_ascii());
     }

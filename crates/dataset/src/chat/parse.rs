@@ -285,10 +285,9 @@ fn check_weight(
 ) -> Option<f32> {
     let range = "must be a number from 0 (not trained on) to 1";
     let (code, message) = match weight? {
-        Loose::Number(weight) if !(0.0..=1.0).contains(weight) => (
-            "invalid_weight",
-            format!("`{path}` {range}; {weight} was given."),
-        ),
+        Loose::Number(weight) if !(0.0..=1.0).contains(weight) => {
+            ("invalid_weight", format!("`{path}` {range}; {weight} was given."))
+        }
         Loose::Number(weight) if *weight > 0.0 && role.is_some_and(|role| role != Role::Assistant) => (
             "misplaced_field",
             format!("`{path}` is {weight}, but only assistant messages can be trained on; remove it."),

@@ -100,7 +100,11 @@ impl Conversation<'_> {
             .iter()
             .filter(|message| message.role == Role::Assistant);
         let marks = &self.whole.generated;
-        if marks.len() == answers.count() { marks } else { &[] }
+        if marks.len() == answers.count() {
+            marks
+        } else {
+            &[]
+        }
     }
 
     /// What assistant message `index` adds to the conversation before it with the generation prompt.

@@ -234,15 +234,17 @@ fn train_on_inputs_keeps_the_weights_of_messages() {
         messages[4].weight = 0.5;
         assert_eq!(
             weighed(&encoder, &chat(messages)),
-            runs(&[
-                ("<|im_start|>system\nBe brief.<|im_end|>\n", 1.0),
-                ("<|im_start|>assistant\n", 1.0),
-                (
-                    &format!("{added}<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n"),
-                    1.0
-                ),
-                (&format!("Ciao<|im_end|>{kept}"), 0.5),
-            ][..])
+            runs(
+                &[
+                    ("<|im_start|>system\nBe brief.<|im_end|>\n", 1.0),
+                    ("<|im_start|>assistant\n", 1.0),
+                    (
+                        &format!("{added}<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n"),
+                        1.0
+                    ),
+                    (&format!("Ciao<|im_end|>{kept}"), 0.5),
+                ][..]
+            )
             .into_iter()
             .chain((!added.is_empty()).then(|| (added.to_owned(), 1.0)))
             .collect::<Vec<_>>()
@@ -252,7 +254,8 @@ fn train_on_inputs_keeps_the_weights_of_messages() {
 
 #[test]
 fn a_weight_that_has_no_place_is_refused_not_learnt() {
-    let rewriting = "{% for m in messages %}{{ m.role }}:{% if loop.last %}!{% endif %}{{ m.content }}\n{% endfor %}";
+    let rewriting =
+        "{% for m in messages %}{{ m.role }}:{% if loop.last %}!{% endif %}{{ m.content }}\n{% endfor %}";
     let encoder = encoder(rewriting).train_on_inputs(true);
     assert!(encoder.encode(&chat(conversation())).is_ok());
     let mut messages = conversation();

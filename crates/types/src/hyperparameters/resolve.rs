@@ -1,10 +1,10 @@
 //! From what is asked for to what a job runs with.
 
+use super::Schedule;
 use super::bounded::*;
 use super::request::HyperparametersRequest;
 use super::resolved::{Batch, DEFAULT_DECAY_RATIO, Duration, Hyperparameters};
 use super::targets::{AlphaPattern, RankPattern, TargetForm, TargetModules, check_keys};
-use super::Schedule;
 use crate::error::ParameterError;
 
 impl HyperparametersRequest {
@@ -194,7 +194,10 @@ fn check_evaluation(resolved: &Hyperparameters) -> Result<(), ParameterError> {
         return Ok(());
     }
     let wanting = [
-        ("early_stopping_patience", resolved.early_stopping_patience.is_some()),
+        (
+            "early_stopping_patience",
+            resolved.early_stopping_patience.is_some(),
+        ),
         ("load_best_model_at_end", resolved.load_best_model_at_end),
     ];
     match wanting.into_iter().find(|(_, asked)| *asked) {

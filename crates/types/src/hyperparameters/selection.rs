@@ -123,9 +123,7 @@ fn end(pattern: &str) -> String {
 
 /// Compiles under a limit of ours.
 pub(super) fn compile(pattern: &str) -> Result<Regex, regex::Error> {
-    RegexBuilder::new(pattern)
-        .size_limit(MOST_COMPILED_BYTES)
-        .build()
+    RegexBuilder::new(pattern).size_limit(MOST_COMPILED_BYTES).build()
 }
 
 /// Whether the expression can be used in every place where a job uses it.

@@ -110,7 +110,8 @@ impl TargetModules {
         }
         if let Some(unknown) = names.iter().find(|name| !MODULE_NAMES.contains(&last_part(name))) {
             let message = if unknown == ALL_LINEAR {
-                "`target_modules`: \"all-linear\" stands alone; it names every linear layer already.".to_owned()
+                "`target_modules`: \"all-linear\" stands alone; it names every linear layer already."
+                    .to_owned()
             } else {
                 format!(
                     "`target_modules` must be \"all-linear\", a list of names out of {known}, or a regular expression as \

@@ -48,7 +48,10 @@ fn every_value_is_kept_and_survives_json() {
     let resolved = resolve(&asked).unwrap();
     let echoed = serde_json::to_value(&resolved).unwrap();
     assert_eq!(echoed, asked);
-    assert_eq!(serde_json::from_value::<Hyperparameters>(echoed).unwrap(), resolved);
+    assert_eq!(
+        serde_json::from_value::<Hyperparameters>(echoed).unwrap(),
+        resolved
+    );
 }
 
 #[test]
@@ -78,7 +81,13 @@ fn bounds_hold_at_both_ends() {
         ("alpha", json!(0.001), json!(4096), json!(0), json!(4097)),
         ("dropout", json!(0), json!(0.9), json!(-0.1), json!(0.91)),
         ("learning_rate", json!(1e-8), json!(0.1), json!(0), json!(0.2)),
-        ("loraplus_lr_ratio", json!(1), json!(1024), json!(0.5), json!(1025)),
+        (
+            "loraplus_lr_ratio",
+            json!(1),
+            json!(1024),
+            json!(0.5),
+            json!(1025),
+        ),
         ("warmup_ratio", json!(0), json!(1), json!(-0.1), json!(1.1)),
         ("weight_decay", json!(0), json!(1), json!(-1), json!(2)),
         ("max_grad_norm", json!(0), json!(1e6), json!(-1), json!(1e7)),
@@ -148,7 +157,8 @@ fn bounds_hold_at_both_ends() {
 
 #[test]
 fn bounds_that_hold_only_with_another_field() {
-    let decay = |value: f64| json!({"schedule": "warmup_stable_decay", "warmup_ratio": 0, "decay_ratio": value});
+    let decay =
+        |value: f64| json!({"schedule": "warmup_stable_decay", "warmup_ratio": 0, "decay_ratio": value});
     let threshold = |value: f64| json!({"early_stopping_patience": 1, "early_stopping_threshold": value});
     for good in [decay(0.0), decay(1.0), threshold(0.0), threshold(100.0)] {
         assert!(resolve(&good).is_ok(), "{good}");
@@ -205,7 +215,11 @@ fn contradictions_are_refused() {
             "layers_to_transform",
             "regular expression",
         ),
-        (json!({"max_seq_len": 2048}), "max_seq_len", "the base model's limit"),
+        (
+            json!({"max_seq_len": 2048}),
+            "max_seq_len",
+            "the base model's limit",
+        ),
     ]);
     let shares = json!({"schedule": "warmup_stable_decay", "warmup_ratio": 0.9, "decay_ratio": 0.1});
     assert!(resolve(&shares).is_ok(), "shares may add up to one");
@@ -231,16 +245,17 @@ fn target_modules_have_three_forms() {
         form(json!("all-linear")).unwrap()
     );
     let pattern = r".*\.[qv]_proj";
-    assert_eq!(
-        form(json!(pattern)).unwrap().form(),
-        TargetForm::Pattern(pattern)
-    );
+    assert_eq!(form(json!(pattern)).unwrap().form(), TargetForm::Pattern(pattern));
     for value in [json!("all-linear"), json!(["q_proj"]), json!(pattern)] {
         assert_eq!(serde_json::to_value(form(value.clone()).unwrap()).unwrap(), value);
     }
     refused(&[
         (json!({"target_modules": []}), "target_modules", "0 names"),
-        (json!({"target_modules": ["conv1"]}), "target_modules", "`conv1` is none"),
+        (
+            json!({"target_modules": ["conv1"]}),
+            "target_modules",
+            "`conv1` is none",
+        ),
         (
             json!({"target_modules": ["all-linear", "q_proj"]}),
             "target_modules",
@@ -268,7 +283,11 @@ fn patterns_are_bounded_maps() {
             "rank_pattern",
             "is not a regular expression",
         ),
-        (json!({"alpha_pattern": {"": 8}}), "alpha_pattern", "1 to 1000 bytes"),
+        (
+            json!({"alpha_pattern": {"": 8}}),
+            "alpha_pattern",
+            "1 to 1000 bytes",
+        ),
         (
             json!({"rank_pattern": (0..257).map(|n| (n.to_string(), json!(4))).collect::<serde_json::Map<_, _>>()}),
             "rank_pattern",
