@@ -32,6 +32,10 @@ export HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error HF_HUB_DISABLE_PROGRESS_BAR
 say "making the golden files anew"
 "$python" "$here/make_golden.py" "$work/golden" 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
 "$python" "$here/check_golden.py" "$golden" "$work/golden"
+"$python" "$here/make_templates.py" "$work/templates"
+diff -r "$root/crates/dataset/tests/golden/templates" "$work/templates"
+"$python" "$here/make_shapes.py" "$work/shapes.json" 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
+diff "$root/crates/api/tests/golden/shapes.json" "$work/shapes.json"
 
 # The options of the trainer that `hyperparameters` of a losses.json stand for.
 options() {

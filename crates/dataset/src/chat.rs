@@ -62,13 +62,13 @@ pub struct Message {
     /// The call that a tool answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
-    /// Whether an assistant message is trained on.
+    /// Weight of its tokens in the loss, from 0 to 1, where they are learnt at all.
     #[serde(skip)]
-    pub trained: bool,
+    pub weight: f32,
 }
 
 impl Message {
-    /// A message with text only, trained on if it is the assistant's.
+    /// A message with text only and full weight.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
         Self {
             role,
@@ -76,8 +76,14 @@ impl Message {
             name: None,
             tool_calls: None,
             tool_call_id: None,
-            trained: role == Role::Assistant,
+            weight: 1.0,
         }
+    }
+
+    /// Whether it is the assistant's and has a weight in the loss.
+    #[must_use]
+    pub fn is_trained(&self) -> bool {
+        self.role == Role::Assistant && self.weight > 0.0
     }
 }
 
@@ -100,9 +106,9 @@ pub(crate) fn check_conversation(messages: &[Message], problems: &mut Vec<Proble
         let path = format!("messages[{}].role", messages.len() - 1);
         let message = format!("`{path}`: the last message must be the assistant's.");
         problems.push(Problem::field(path, "last_not_assistant", message));
-    } else if !messages.iter().any(|message| message.trained) {
+    } else if !messages.iter().any(Message::is_trained) {
         let message =
-            "every assistant message has weight 0, so there is nothing to learn; give one of them weight 1.";
+            "every assistant message has weight 0, so there is nothing to learn; give one of them more.";
         problems.push(Problem::field("messages", "nothing_supervised", message));
     }
 }

@@ -1,11 +1,12 @@
-//! A tokenized dataset in memory: four bytes per token, the loss mask in the top bit.
+//! A tokenized dataset in memory: four bytes per token, the loss mask in the top bit; weights that are neither 0 nor 1
+//! are kept beside, as runs.
 
 use std::io::{self, BufRead};
 
 use sha2::{Digest, Sha256};
 use tunesmith_types::hyperparameters::OverLong;
 
-use crate::encode::{EncodeError, Encoder, Sequence};
+use crate::encode::{EncodeError, Encoder, Fraction, Sequence, truncate_fractions, weigh};
 use crate::example::Example;
 use crate::fields::Problem;
 use crate::lines::MOST_LINE_BYTES;
@@ -74,10 +75,12 @@ pub struct LengthLimit {
 }
 
 /// Token sequences with loss masks.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Corpus {
     marked: Vec<u32>,
     ends: Vec<usize>,
+    /// Places count through all sequences.
+    fractions: Vec<Fraction>,
 }
 
 impl Corpus {
@@ -118,7 +121,13 @@ impl Corpus {
     pub fn push(&mut self, sequence: &Sequence) {
         let pairs = sequence.tokens.iter().zip(&sequence.supervised);
         let marked = pairs.map(|(token, supervised)| if *supervised { token | SUPERVISED } else { *token });
+        let first = self.marked.len();
         self.marked.extend(marked);
+        let moved = |fraction: &Fraction| Fraction {
+            places: fraction.places.start + first..fraction.places.end + first,
+            weight: fraction.weight,
+        };
+        self.fractions.extend(sequence.fractions.iter().map(moved));
         self.ends.push(self.marked.len());
     }
 
@@ -156,6 +165,11 @@ impl Corpus {
         self.marked(index).iter().map(|marked| marked & SUPERVISED != 0)
     }
 
+    /// Weight of each token of sequence `index` in the loss: from 0 to 1, 0 exactly where it is not supervised.
+    pub fn weights(&self, index: usize) -> impl ExactSizeIterator<Item = f32> {
+        weigh(self.supervised(index), self.start(index), &self.fractions)
+    }
+
     /// Tokens of sequence `index` that count in the loss: supervised, and not the first.
     #[must_use]
     pub fn targets(&self, index: usize) -> usize {
@@ -171,7 +185,7 @@ impl Corpus {
         self.marked.iter().map(|marked| marked & !SUPERVISED).max()
     }
 
-    /// sha256 over tokens, masks and lengths, in hex: equal exactly for equal training data.
+    /// sha256 over tokens, masks, weights and lengths, in hex: equal exactly for equal training data.
     #[must_use]
     pub fn digest(&self) -> String {
         let mut hasher = Sha256::new();
@@ -183,6 +197,11 @@ impl Corpus {
             let bytes: Vec<u8> = chunk.iter().flat_map(|marked| marked.to_le_bytes()).collect();
             hasher.update(bytes);
         }
+        for Fraction { places, weight } in &self.fractions {
+            hasher.update((places.start as u64).to_le_bytes());
+            hasher.update((places.end as u64).to_le_bytes());
+            hasher.update(weight.to_le_bytes());
+        }
         hex::encode(hasher.finalize())
     }
 
@@ -192,8 +211,11 @@ impl Corpus {
         let count = self.marked.len() / row.max(1);
         let mut marked = self.marked;
         marked.truncate(count * row);
+        let mut fractions = self.fractions;
+        truncate_fractions(&mut fractions, marked.len());
         Self {
             marked,
+            fractions,
             ends: (1..=count).map(|index| index * row).collect(),
         }
     }
@@ -216,8 +238,11 @@ impl Corpus {
     }
 
     fn marked(&self, index: usize) -> &[u32] {
-        let start = if index == 0 { 0 } else { self.ends[index - 1] };
-        &self.marked[start..self.ends[index]]
+        &self.marked[self.start(index)..self.ends[index]]
+    }
+
+    fn start(&self, index: usize) -> usize {
+        if index == 0 { 0 } else { self.ends[index - 1] }
     }
 }
 
@@ -287,8 +312,7 @@ impl Builder<'_> {
             match self.limit.over_long {
                 OverLong::Truncate => {
                     self.report.truncated += 1;
-                    sequence.tokens.truncate(self.limit.most);
-                    sequence.supervised.truncate(self.limit.most);
+                    sequence.truncate(self.limit.most);
                 }
                 OverLong::Drop => {
                     self.report.dropped += 1;
@@ -313,83 +337,4 @@ impl Builder<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::tokenizer::tests::byte_tokenizer;
-
-    fn read(file: &str, most: usize, over_long: OverLong) -> Result<(Corpus, CorpusReport), CorpusError> {
-        let encoder = Encoder::new(byte_tokenizer(), None);
-        Corpus::read(file.as_bytes(), &encoder, LengthLimit { most, over_long })
-    }
-
-    const FILE: &str =
-        "{\"text\":\"abc\"}\n\n{\"prompt\":\"0123456789\",\"completion\":\"x\"}\n{\"text\":\"d\"}";
-
-    #[test]
-    fn reads_tokens_and_masks() {
-        let (corpus, report) = read(FILE, 100, OverLong::Fail).unwrap();
-        assert_eq!(
-            (corpus.len(), corpus.token_count(), report.lines),
-            (3, 4 + 12 + 2, 3)
-        );
-        assert_eq!(
-            (corpus.targets(0), corpus.targets(1), corpus.targets(2)),
-            (3, 2, 1)
-        );
-        assert_eq!(corpus.tokens(2).last(), Some(257));
-        assert_eq!(corpus.greatest_token(), Some(257));
-        assert_ne!(corpus.digest(), corpus.clone().into_rows(2).digest());
-    }
-
-    #[test]
-    fn over_long_examples() {
-        let (corpus, report) = read(FILE, 4, OverLong::Truncate).unwrap();
-        assert_eq!((corpus.len(), report.truncated, report.unsupervised), (2, 1, 1));
-        let (corpus, report) = read(FILE, 4, OverLong::Drop).unwrap();
-        assert_eq!((corpus.len(), report.dropped, report.unsupervised), (2, 1, 0));
-        let error = read(FILE, 4, OverLong::Fail).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "line 3 of the data has 12 tokens; the most is 4"
-        );
-    }
-
-    #[test]
-    fn bad_lines_are_named() {
-        let error = read("{\"text\":\"a\"}\n{\"txt\":1}", 9, OverLong::Fail).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("line 2 of the data: `txt` is not a field")
-        );
-        let chat = "{\"messages\":[{\"role\":\"user\",\"content\":\"u\"},{\"role\":\"assistant\",\"content\":\"a\"}]}";
-        let error = read(chat, 9, OverLong::Fail).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("line 1 of the data: the base model has no chat template"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn rows_have_one_length() {
-        let (corpus, _) = read(FILE, 100, OverLong::Fail).unwrap();
-        let rows = corpus.into_rows(5);
-        assert_eq!((rows.len(), rows.length(2)), (3, 5));
-    }
-
-    #[test]
-    fn split_is_a_pure_function_of_the_seed() {
-        let file = "{\"text\":\"a\"}\n".repeat(40);
-        let (corpus, _) = read(&file, 9, OverLong::Fail).unwrap();
-        let (train, held_out) = corpus.split(0.1, 7);
-        assert_eq!((train.len(), held_out.len()), (36, 4));
-        assert_eq!(corpus.split(0.1, 7).1, held_out);
-        assert_ne!(corpus.split(0.1, 8).1, held_out);
-        assert!(train.is_sorted() && held_out.is_sorted());
-        assert_eq!(corpus.split(0.001, 7).1.len(), 1);
-        assert_eq!(corpus.split(0.0, 7).1.len(), 0);
-    }
-}
+mod tests;

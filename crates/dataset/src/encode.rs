@@ -8,17 +8,28 @@
 //! - `prompt` and `completion`: the completion and the end token.
 //! - `text`: all of it and the end token.
 //!
-//! A message with `weight` 0 is never supervised.
+//! With `train_on_inputs` everything is supervised: the whole rendered conversation, prompt and completion.
+//!
+//! The `weight` of a message, from 0 to 1, is that of its tokens in the loss, so one with weight 0 is never supervised.
+//! That holds with `train_on_inputs` too, for messages of every role; where the template does not let such a message be
+//! told apart from its neighbours, the example is refused rather than learnt.
 
-use std::ops::Range;
+mod sequence;
+mod supervision;
+
 use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::chat::{Message, Role};
+use crate::chat::Message;
 use crate::example::Example;
-use crate::template::{ChatTemplate, Rendered, TemplateError};
-use crate::tokenizer::{Encoded, TextTokenizer, TokenizerError};
+use crate::template::{ChatTemplate, TemplateError};
+use crate::tokenizer::{TextTokenizer, TokenizerError};
+
+use sequence::{Edge, Span, mask};
+pub use sequence::{Fraction, Sequence};
+pub(crate) use sequence::{truncate_fractions, weigh};
+use supervision::Conversation;
 
 /// Why an example has no tokens.
 #[derive(Debug, thiserror::Error)]
@@ -32,19 +43,21 @@ pub enum EncodeError {
     /// The template renders an earlier turn otherwise once later turns follow, so no mask of the whole conversation
     /// shows the model what it will see.
     #[error(
-        "the chat template renders messages[{index}] differently when later messages follow; give earlier assistant \
-         messages weight 0, or one example per answer"
+        "the chat template renders messages[{index}] differently when later messages follow, so its tokens cannot be \
+         told apart; give earlier assistant messages weight 0 (and no other weights with train_on_inputs), or one \
+         example per answer"
     )]
     RewritesHistory {
-        /// The assistant message.
+        /// The message.
         index: usize,
     },
-    /// The template's generation prompt is not how it begins an assistant message.
+    /// The template's generation prompt is not how it begins an assistant message, or a message is rendered into those
+    /// before it.
     #[error(
         "the chat template does not render messages[{index}] as a continuation of the messages before it"
     )]
     NotAContinuation {
-        /// The assistant message.
+        /// The message.
         index: usize,
     },
     /// The template marks another number of generations than there are assistant messages, so weights cannot be applied.
@@ -59,42 +72,12 @@ pub enum EncodeError {
     },
 }
 
-/// Tokens with a loss mask of the same length. A token counts in the loss if it is supervised and not the first.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sequence {
-    /// Token ids.
-    pub tokens: Vec<u32>,
-    /// Whether each token is learnt.
-    pub supervised: Vec<bool>,
-}
-
-impl Sequence {
-    /// Tokens that count in the loss.
-    #[must_use]
-    pub fn targets(&self) -> usize {
-        self.supervised
-            .iter()
-            .skip(1)
-            .filter(|supervised| **supervised)
-            .count()
-    }
-}
-
-/// How a token at the edge of a supervised range is judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Edge {
-    /// It counts if it overlaps the range, as in Hugging Face's assistant masks.
-    Overlap,
-    /// It counts if it begins in the range, as in TRL's completion masks.
-    Begins,
-}
-
 /// The text of an example before it is tokenized.
 #[derive(Debug)]
 struct Draft {
     text: String,
     add_special: bool,
-    supervised: Vec<Range<usize>>,
+    learnt: Vec<Span>,
     edge: Edge,
 }
 
@@ -103,6 +86,7 @@ struct Draft {
 pub struct Encoder {
     tokenizer: TextTokenizer,
     template: Option<ChatTemplate>,
+    train_on_inputs: bool,
 }
 
 impl Encoder {
@@ -119,13 +103,24 @@ impl Encoder {
             Err(TemplateError::Missing) => None,
             Err(error) => return Err(error.into()),
         };
-        Ok(Self { tokenizer, template })
+        Ok(Self::new(tokenizer, template))
     }
 
     /// From its parts.
     #[must_use]
     pub const fn new(tokenizer: TextTokenizer, template: Option<ChatTemplate>) -> Self {
-        Self { tokenizer, template }
+        Self {
+            tokenizer,
+            template,
+            train_on_inputs: false,
+        }
+    }
+
+    /// The same encoder, which supervises all tokens of an example where `all`, else what the assistant says.
+    #[must_use]
+    pub fn train_on_inputs(mut self, all: bool) -> Self {
+        self.train_on_inputs = all;
+        self
     }
 
     /// The tokenizer.
@@ -161,7 +156,7 @@ impl Encoder {
     pub fn encode(&self, example: &Example) -> Result<Sequence, EncodeError> {
         let draft = self.draft(example)?;
         let encoded = self.tokenizer.encode(&draft.text, draft.add_special)?;
-        Ok(mask(encoded, &draft.supervised, draft.edge))
+        Ok(mask(encoded, &draft.learnt, draft.edge))
     }
 
     /// Tokens and masks of many examples, rendered and tokenized on all cores.
@@ -175,7 +170,7 @@ impl Encoder {
         for (place, draft) in drafts.into_iter().enumerate() {
             let draft = draft.map_err(|error| (place, error))?;
             texts.push((draft.text, draft.add_special));
-            spans.push((draft.supervised, draft.edge));
+            spans.push((draft.learnt, draft.edge));
         }
         let encoded = self
             .tokenizer
@@ -184,7 +179,7 @@ impl Encoder {
         Ok(encoded
             .into_iter()
             .zip(spans)
-            .map(|(encoded, (supervised, edge))| mask(encoded, &supervised, edge))
+            .map(|(encoded, (learnt, edge))| mask(encoded, &learnt, edge))
             .collect())
     }
 
@@ -203,8 +198,12 @@ impl Encoder {
         {
             text.push_str(eos);
         }
+        let start = if self.train_on_inputs { 0 } else { given.len() };
         Draft {
-            supervised: std::iter::once(given.len()..text.len()).collect(),
+            learnt: vec![Span {
+                bytes: start..text.len(),
+                weight: 1.0,
+            }],
             text,
             add_special: true,
             edge: Edge::Begins,
@@ -218,109 +217,23 @@ impl Encoder {
     ) -> Result<Draft, EncodeError> {
         let template = self.template.as_ref().ok_or(TemplateError::Missing)?;
         let rendered = template.render(messages, tools, false)?;
-        let (supervised, edge) = if template.marks_generation() {
-            (trained_marks(&rendered, messages)?, Edge::Overlap)
+        let conversation = Conversation {
+            template,
+            messages,
+            tools,
+            whole: &rendered,
+        };
+        let (learnt, edge) = if self.train_on_inputs {
+            conversation.everything()?
         } else {
-            let spans = differences(template, &rendered.text, messages, tools)?;
-            (spans, Edge::Begins)
+            conversation.answers()?
         };
         Ok(Draft {
             text: rendered.text,
             add_special: false,
-            supervised,
+            learnt,
             edge,
         })
-    }
-}
-
-/// The marked ranges of the messages that are trained on.
-fn trained_marks(rendered: &Rendered, messages: &[Message]) -> Result<Vec<Range<usize>>, EncodeError> {
-    let speeches: Vec<bool> = messages
-        .iter()
-        .filter(|message| message.role == Role::Assistant)
-        .map(|message| message.trained)
-        .collect();
-    if speeches.iter().all(|trained| *trained) {
-        return Ok(rendered.generated.clone());
-    }
-    if rendered.generated.len() != speeches.len() {
-        return Err(EncodeError::MarksDiffer {
-            marked: rendered.generated.len(),
-            messages: speeches.len(),
-        });
-    }
-    let marks = rendered.generated.iter().cloned().zip(speeches);
-    Ok(marks
-        .filter_map(|(range, trained)| trained.then_some(range))
-        .collect())
-}
-
-/// For each assistant message that is trained on, what it adds to the conversation before it.
-fn differences(
-    template: &ChatTemplate,
-    whole: &str,
-    messages: &[Message],
-    tools: Option<&serde_json::Value>,
-) -> Result<Vec<Range<usize>>, EncodeError> {
-    let mut spans = Vec::new();
-    for (index, message) in messages.iter().enumerate() {
-        if message.role != Role::Assistant || !message.trained {
-            continue;
-        }
-        let end = if index + 1 == messages.len() {
-            whole.len()
-        } else {
-            let through = template.render(&messages[..=index], tools, false)?.text;
-            if !whole.starts_with(&through) {
-                return Err(EncodeError::RewritesHistory { index });
-            }
-            through.len()
-        };
-        let before = template.render(&messages[..index], tools, true)?.text;
-        let start = common_prefix(&before, &whole[..end]);
-        if start < before.len() {
-            // The prompt ends with something the message does not begin with (an opened thought, say): what both share
-            // must still hold all of the messages before.
-            let plain = template.render(&messages[..index], tools, false)?.text;
-            if !whole[..start].starts_with(&plain) {
-                return Err(EncodeError::NotAContinuation { index });
-            }
-        }
-        spans.push(start..end);
-    }
-    Ok(spans)
-}
-
-/// Bytes that both texts begin with, cut to a whole character.
-fn common_prefix(left: &str, right: &str) -> usize {
-    let mut length = left
-        .bytes()
-        .zip(right.bytes())
-        .take_while(|(a, b)| a == b)
-        .count();
-    while !left.is_char_boundary(length) {
-        length -= 1;
-    }
-    length
-}
-
-fn mask(encoded: Encoded, supervised: &[Range<usize>], edge: Edge) -> Sequence {
-    let mut flags = vec![false; encoded.ids.len()];
-    let mut next = 0;
-    for (flag, offset) in flags.iter_mut().zip(&encoded.offsets) {
-        while next < supervised.len() && supervised[next].end <= offset.start {
-            next += 1;
-        }
-        let Some(span) = supervised.get(next) else { break };
-        let inside = match edge {
-            Edge::Overlap => offset.end > span.start,
-            Edge::Begins => offset.start >= span.start,
-        };
-        *flag = inside && !offset.is_empty();
-    }
-    Sequence {
-        tokens: encoded.ids,
-        supervised: flags,
     }
 }
 

@@ -41,8 +41,7 @@ impl Problem {
 pub(crate) enum Loose {
     Null,
     Bool,
-    Integer(i64),
-    Number,
+    Number(f64),
     Text(String),
     Array,
     Object,
@@ -54,7 +53,7 @@ impl Loose {
         match self {
             Self::Null => "null",
             Self::Bool => "a boolean",
-            Self::Integer(_) | Self::Number => "a number",
+            Self::Number(_) => "a number",
             Self::Text(_) => "a string",
             Self::Array => "an array",
             Self::Object => "an object",
@@ -92,13 +91,13 @@ impl<'de> Visitor<'de> for LooseVisitor {
         Ok(Loose::Bool)
     }
     fn visit_i64<E>(self, value: i64) -> Result<Loose, E> {
-        Ok(Loose::Integer(value))
+        Ok(Loose::Number(value as f64))
     }
     fn visit_u64<E>(self, value: u64) -> Result<Loose, E> {
-        Ok(i64::try_from(value).map_or(Loose::Number, Loose::Integer))
+        Ok(Loose::Number(value as f64))
     }
-    fn visit_f64<E>(self, _: f64) -> Result<Loose, E> {
-        Ok(Loose::Number)
+    fn visit_f64<E>(self, value: f64) -> Result<Loose, E> {
+        Ok(Loose::Number(value))
     }
     fn visit_str<E>(self, value: &str) -> Result<Loose, E> {
         Ok(Loose::Text(value.to_owned()))

@@ -1,4 +1,4 @@
-//! Datasets: from the bytes of a JSONL file to token sequences with a loss mask.
+//! Datasets: from the bytes of a JSONL file to token sequences with the weight of each token in the loss.
 //!
 //! ```text
 //! bytes ──lines──▶ example ──template──▶ text + supervised spans ──tokenizer──▶ tokens + mask ──order, pack──▶ batches
@@ -23,7 +23,7 @@ pub mod tokenizer;
 pub mod validate;
 
 pub use corpus::{Corpus, CorpusReport};
-pub use encode::{Encoder, Sequence};
+pub use encode::{Encoder, Fraction, Sequence};
 pub use example::Example;
 pub use template::ChatTemplate;
 pub use tokenizer::TextTokenizer;

@@ -7,7 +7,6 @@ use std::io::{self, BufRead};
 
 use tunesmith_types::dataset::{DatasetError, ExampleFormat, ValidationReport};
 
-use crate::chat::Role;
 use crate::example::Example;
 use crate::fields::Problem;
 use crate::lines::{Line, LineSplitter, MOST_LINE_BYTES};
@@ -117,10 +116,9 @@ impl Judge {
         self.report.examples += 1;
         self.report.longest_line_bytes = self.report.longest_line_bytes.max(bytes.len() as u64);
         if let Example::Chat { messages, .. } = example {
-            let trained =
-                |message: &&crate::chat::Message| message.role == Role::Assistant && message.trained;
             self.report.messages += messages.len() as u64;
-            self.report.trained_messages += messages.iter().filter(trained).count() as u64;
+            self.report.trained_messages +=
+                messages.iter().filter(|message| message.is_trained()).count() as u64;
         }
         self.remember(bytes.trim_ascii());
     }

@@ -1,22 +1,21 @@
 //! Training jobs: what may be queued, and what their owners see.
 
-use std::collections::BTreeMap;
-
 use tunesmith_store::base_models::BaseModel;
 use tunesmith_store::datasets::Dataset;
 use tunesmith_store::jobs::{self, JobFilter, NewJob};
 use tunesmith_store::{checkpoints, events, metrics};
 use tunesmith_types::api::jobs as body;
 use tunesmith_types::dataset::ExampleFormat;
-use tunesmith_types::hyperparameters::HyperparametersRequest;
 use tunesmith_types::ids::JobId;
 use tunesmith_types::list::{List, PageQuery};
 use tunesmith_types::names::ResourceName;
 use tunesmith_types::principal::Principal;
 use tunesmith_types::states::{BaseModelState, DatasetState, JobState};
 
+use super::job_decisions::reasons;
 use super::job_view::{checkpoint_view, event_view, job_view, metric_view};
-use super::{base_models, datasets};
+use super::model_check::ModelModules;
+use super::{base_models, datasets, job_targets};
 use crate::error::{ApiError, OrNotFound};
 use crate::state::ApiState;
 
@@ -50,6 +49,13 @@ pub async fn create(
         .resolve(limit)
         .map_err(|error| error.under("hyperparameters"))?;
     check_inputs(&model, &dataset)?;
+    if let Some(modules) = model
+        .details
+        .as_ref()
+        .and_then(|details| ModelModules::read(&details.config))
+    {
+        job_targets::check(&hyperparameters, &modules).map_err(|error| error.under("hyperparameters"))?;
+    }
     let new = NewJob {
         adapter: &adapter,
         base_model_id: model.id,
@@ -116,65 +122,6 @@ fn check_inputs(model: &BaseModel, dataset: &Dataset) -> Result<(), ApiError> {
         return invalid("no_chat_template", "base_model", message);
     }
     Ok(())
-}
-
-/// Why each value that was not asked for is what it is.
-fn reasons(asked: &HyperparametersRequest, limit: Option<u32>) -> BTreeMap<String, String> {
-    let length = match limit {
-        Some(limit) if limit < 2048 => format!("the base model's limit of {limit} tokens"),
-        _ => "default".to_owned(),
-    };
-    let plain = "default".to_owned();
-    let table: [(&str, bool, String); 18] = [
-        ("rank", asked.rank.is_none(), plain.clone()),
-        (
-            "alpha",
-            asked.alpha.is_none(),
-            "default: twice the rank".to_owned(),
-        ),
-        ("dropout", asked.dropout.is_none(), plain.clone()),
-        ("use_rslora", asked.use_rslora.is_none(), plain.clone()),
-        (
-            "target_modules",
-            asked.target_modules.is_none(),
-            "default: every linear layer".to_owned(),
-        ),
-        ("learning_rate", asked.learning_rate.is_none(), plain.clone()),
-        ("schedule", asked.schedule.is_none(), plain.clone()),
-        ("warmup_ratio", asked.warmup_ratio.is_none(), plain.clone()),
-        ("weight_decay", asked.weight_decay.is_none(), plain.clone()),
-        ("max_grad_norm", asked.max_grad_norm.is_none(), plain.clone()),
-        (
-            "epochs",
-            asked.epochs.is_none() && asked.max_steps.is_none(),
-            plain.clone(),
-        ),
-        ("batch_size", asked.batch_size.is_none(), plain.clone()),
-        ("max_seq_len", asked.max_seq_len.is_none(), length),
-        ("over_long", asked.over_long.is_none(), plain.clone()),
-        ("eval_fraction", asked.eval_fraction.is_none(), plain.clone()),
-        (
-            "eval_every",
-            asked.eval_every.is_none(),
-            "default: once per epoch".to_owned(),
-        ),
-        (
-            "checkpoint_every",
-            asked.checkpoint_every.is_none(),
-            plain.clone(),
-        ),
-        ("seed", asked.seed.is_none(), plain),
-    ];
-    let mut reasons: BTreeMap<String, String> = table
-        .into_iter()
-        .filter(|(_, absent, _)| *absent)
-        .map(|(field, _, reason)| (field.to_owned(), reason))
-        .collect();
-    if asked.dtype.unwrap_or_default() == tunesmith_types::hyperparameters::TrainingDtype::Auto {
-        let reason = "auto: the worker takes bfloat16 where its device is quick with it, else float32";
-        reasons.insert("dtype".to_owned(), reason.to_owned());
-    }
-    reasons
 }
 
 /// The organization's jobs.

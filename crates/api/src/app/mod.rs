@@ -7,6 +7,8 @@ pub mod base_models;
 pub mod bootstrap;
 pub mod datasets;
 pub mod deployments;
+mod job_decisions;
+mod job_targets;
 pub mod job_view;
 pub mod jobs;
 pub mod metrics_stream;

@@ -17,7 +17,7 @@ async fn a_complete_folder_becomes_ready_and_frozen() {
     );
     assert_eq!(
         model["architecture"]["parameters"],
-        256 + 3 * 8 + 2 * 64 + 2 * 32 + 3 * 128
+        1024 + 3 * 32 + 2 * 1024 + 2 * 512 + 3 * 2048
     );
     assert_eq!(model["files"].as_array().unwrap().len(), 4);
     assert_eq!(model["digest"].as_str().unwrap().len(), 64);

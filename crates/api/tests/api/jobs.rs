@@ -37,6 +37,7 @@ async fn the_answer_states_every_value_and_why() {
         job["decided"]["max_seq_len"],
         "the base model's limit of 64 tokens"
     );
+    assert_eq!(job["decided"]["layers_to_transform"], "default: every block");
     for field in ["rank", "epochs", "target_modules"] {
         assert!(job["decided"].get(field).is_none(), "{job}");
     }
@@ -50,6 +51,39 @@ async fn the_answer_states_every_value_and_why() {
         again["base_model"] = job["base_model_id"].clone();
         client.post("/v1/jobs", &again).await.ok(201);
     }
+}
+
+#[tokio::test]
+async fn every_knob_is_taken_and_echoed() {
+    let app = App::start().await;
+    let client = ready(&app, "first").await;
+    let asked = json!({
+        "rank": 8, "alpha": 12.0, "dropout": 0.1, "use_rslora": true, "target_modules": ["q_proj", "v_proj"],
+        "rank_pattern": {"q_proj": 16}, "alpha_pattern": {"layers.0.self_attn.v_proj": 4.0},
+        "layers_to_transform": [0], "loraplus_lr_ratio": 16.0, "learning_rate": 1e-3,
+        "schedule": "warmup_stable_decay", "decay_ratio": 0.5, "warmup_ratio": 0.25, "weight_decay": 0.01,
+        "max_grad_norm": 0.3, "max_steps": 20, "batch_tokens": 4096, "max_seq_len": 32, "over_long": "drop",
+        "train_on_inputs": true, "eval_fraction": 0.2, "eval_every": 5, "early_stopping_patience": 3,
+        "early_stopping_threshold": 0.01, "load_best_model_at_end": true, "checkpoint_every": 10,
+        "dtype": "float32", "seed": 7,
+    });
+    let mut body = request("boxes");
+    body["hyperparameters"] = asked.clone();
+    let job = client.post("/v1/jobs", &body).await.ok(201);
+    assert_eq!(job["hyperparameters"], asked);
+    assert_eq!(job["decided"], json!({}));
+    let seen = client
+        .get(&format!("/v1/jobs/{}", job["id"].as_str().unwrap()))
+        .await
+        .ok(200);
+    assert_eq!(seen["hyperparameters"], asked, "the row keeps every value");
+    let pattern = json!({"target_modules": r".*\.[qv]_proj", "rank": 4});
+    body["hyperparameters"] = pattern.clone();
+    let job = client.post("/v1/jobs", &body).await.ok(201);
+    assert_eq!(
+        job["hyperparameters"]["target_modules"],
+        pattern["target_modules"]
+    );
 }
 
 #[tokio::test]

@@ -32,9 +32,80 @@ async fn wrong_bodies_name_the_field() {
             "hyperparameters.schedule",
         ),
         (
-            with("target_modules", json!(["lm_head"])),
+            with("target_modules", json!(["conv1"])),
             invalid,
             "hyperparameters.target_modules",
+        ),
+        (
+            with("target_modules", json!(["qkv_proj"])),
+            invalid,
+            "hyperparameters.target_modules",
+        ),
+        (
+            with("target_modules", json!("(")),
+            invalid,
+            "hyperparameters.target_modules",
+        ),
+        (with("rank", json!(17)), invalid, "hyperparameters.rank"),
+        (
+            with("rank_pattern", json!({"q_proj": 0})),
+            invalid,
+            "hyperparameters.rank_pattern.q_proj",
+        ),
+        (
+            with("rank_pattern", json!({"q_proj": 33})),
+            invalid,
+            "hyperparameters.rank_pattern",
+        ),
+        (
+            with("alpha_pattern", json!({"qkv_proj": 4})),
+            invalid,
+            "hyperparameters.alpha_pattern",
+        ),
+        (
+            with("layers_to_transform", json!([1])),
+            invalid,
+            "hyperparameters.layers_to_transform",
+        ),
+        (
+            with("layers_to_transform", json!([-1])),
+            invalid,
+            "hyperparameters.layers_to_transform[0]",
+        ),
+        (
+            with("loraplus_lr_ratio", json!(0)),
+            invalid,
+            "hyperparameters.loraplus_lr_ratio",
+        ),
+        (
+            with("decay_ratio", json!(0.1)),
+            invalid,
+            "hyperparameters.decay_ratio",
+        ),
+        (
+            with("batch_tokens", json!(1)),
+            invalid,
+            "hyperparameters.batch_tokens",
+        ),
+        (
+            with("early_stopping_threshold", json!(1)),
+            invalid,
+            "hyperparameters.early_stopping_threshold",
+        ),
+        (
+            with("early_stopping_patience", json!(0)),
+            invalid,
+            "hyperparameters.early_stopping_patience",
+        ),
+        (
+            with("load_best_model_at_end", json!("yes")),
+            invalid,
+            "hyperparameters.load_best_model_at_end",
+        ),
+        (
+            with("train_on_inputs", json!(1)),
+            invalid,
+            "hyperparameters.train_on_inputs",
         ),
         (
             with("target_modules", json!(7)),

@@ -1,6 +1,7 @@
 //! The command line, as clap reads it. Nothing here does anything.
 
 pub(crate) mod client;
+mod hyperparameters;
 pub(crate) mod jobs;
 pub(crate) mod platform;
 

@@ -46,8 +46,8 @@ impl TrainingBar {
     }
 
     /// Shows how far the job is now.
-    pub(crate) fn show(&mut self, job: &Job, last: Option<&JobMetric>) {
-        let text = describe(job, last);
+    pub(crate) fn show(&mut self, job: &Job, metrics: &[JobMetric]) {
+        let text = describe(job, metrics);
         if let Some(progress) = &job.progress {
             self.bar
                 .set_length(progress.total_steps.unwrap_or(0).unsigned_abs());
@@ -73,7 +73,7 @@ impl TrainingBar {
     }
 }
 
-fn describe(job: &Job, last: Option<&JobMetric>) -> String {
+fn describe(job: &Job, metrics: &[JobMetric]) -> String {
     if job.status == JobState::Queued {
         return match &job.error {
             Some(error) => format!("waits to be tried again ({})", error.message),
@@ -85,8 +85,11 @@ fn describe(job: &Job, last: Option<&JobMetric>) -> String {
         return "preparing".to_owned();
     };
     let mut parts = Vec::new();
-    if let Some(loss) = last.and_then(|metric| metric.loss).or(progress.loss) {
+    if let Some(loss) = metrics.last().and_then(|metric| metric.loss).or(progress.loss) {
         parts.push(format!("loss {loss:.4}"));
+    }
+    if let Some(loss) = metrics.iter().rev().find_map(|metric| metric.eval_loss) {
+        parts.push(format!("eval loss {loss:.4}"));
     }
     if let Some(speed) = progress.tokens_per_second {
         parts.push(format!("{speed:.0} tokens/s"));

@@ -121,14 +121,14 @@ impl<'de> Visitor<'de> for RawMessageVisitor {
     fn visit_bool<E>(self, _: bool) -> Result<RawMessage, E> {
         other(Loose::Bool)
     }
-    fn visit_i64<E>(self, _: i64) -> Result<RawMessage, E> {
-        other(Loose::Number)
+    fn visit_i64<E>(self, value: i64) -> Result<RawMessage, E> {
+        other(Loose::Number(value as f64))
     }
-    fn visit_u64<E>(self, _: u64) -> Result<RawMessage, E> {
-        other(Loose::Number)
+    fn visit_u64<E>(self, value: u64) -> Result<RawMessage, E> {
+        other(Loose::Number(value as f64))
     }
-    fn visit_f64<E>(self, _: f64) -> Result<RawMessage, E> {
-        other(Loose::Number)
+    fn visit_f64<E>(self, value: f64) -> Result<RawMessage, E> {
+        other(Loose::Number(value))
     }
     fn visit_str<E>(self, _: &str) -> Result<RawMessage, E> {
         other(Loose::Text(String::new()))
@@ -209,7 +209,7 @@ impl RawMessage {
             name,
             tool_calls: self.tool_calls,
             tool_call_id,
-            trained: role == Role::Assistant && weight != Some(0),
+            weight: weight.unwrap_or(1.0),
         })
     }
 }
@@ -282,25 +282,22 @@ fn check_weight(
     role: Option<Role>,
     path: &str,
     problems: &mut Vec<Problem>,
-) -> Option<i64> {
-    match weight {
-        None => None,
-        Some(Loose::Integer(1)) if role.is_some_and(|role| role != Role::Assistant) => {
-            problems.push(Problem::field(
-                path,
-                "misplaced_field",
-                format!("`{path}` is 1, but only assistant messages can be trained on; remove it."),
-            ));
-            None
+) -> Option<f32> {
+    let range = "must be a number from 0 (not trained on) to 1";
+    let (code, message) = match weight? {
+        Loose::Number(weight) if !(0.0..=1.0).contains(weight) => {
+            ("invalid_weight", format!("`{path}` {range}; {weight} was given."))
         }
-        Some(&Loose::Integer(weight @ (0 | 1))) => Some(weight),
-        Some(_) => {
-            problems.push(Problem::field(
-                path,
-                "invalid_weight",
-                format!("`{path}` must be the number 0 (not trained on) or 1."),
-            ));
-            None
-        }
-    }
+        Loose::Number(weight) if *weight > 0.0 && role.is_some_and(|role| role != Role::Assistant) => (
+            "misplaced_field",
+            format!("`{path}` is {weight}, but only assistant messages can be trained on; remove it."),
+        ),
+        Loose::Number(weight) => return Some(*weight as f32),
+        other => (
+            "invalid_weight",
+            format!("`{path}` {range}, but it is {}.", other.kind()),
+        ),
+    };
+    problems.push(Problem::field(path, code, message));
+    None
 }

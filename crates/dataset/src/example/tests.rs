@@ -18,7 +18,7 @@ fn good_lines() {
         panic!("not a chat")
     };
     assert_eq!(messages.len(), 5);
-    assert!(!messages[2].trained && messages[4].trained && tools.is_none());
+    assert!(!messages[2].is_trained() && messages[4].is_trained() && tools.is_none());
     assert_eq!(
         (messages[3].role, messages[3].name.as_deref()),
         (Role::User, Some("Eve"))
@@ -113,6 +113,32 @@ fn table_of_bad_lines() {
         ),
         (
             chat(&format!(
+                r#"{user},{{"role":"assistant","content":"a","weight":-0.1}}"#
+            )),
+            Some("messages[1].weight"),
+            "invalid_weight",
+        ),
+        (
+            chat(&format!(
+                r#"{user},{{"role":"assistant","content":"a","weight":"1"}}"#
+            )),
+            Some("messages[1].weight"),
+            "invalid_weight",
+        ),
+        (
+            chat(&format!(
+                r#"{user},{{"role":"assistant","content":"a","weight":true}}"#
+            )),
+            Some("messages[1].weight"),
+            "invalid_weight",
+        ),
+        (
+            chat(r#"{"role":"user","content":"u","weight":0.5}"#),
+            Some("messages[0].weight"),
+            "misplaced_field",
+        ),
+        (
+            chat(&format!(
                 r#"{user},{{"role":"assistant","content":"a","weight":0}}"#
             )),
             Some("messages"),
@@ -169,5 +195,26 @@ fn all_problems_of_a_line() {
             "missing_field",
             "unknown_field"
         ]
+    );
+}
+
+#[test]
+fn weights_are_numbers_from_zero_to_one() {
+    let weight = |text: &str| {
+        let line = format!(
+            r#"{{"messages":[{{"role":"user","content":"u"}},{{"role":"assistant","content":"a","weight":{text}}}]}}"#
+        );
+        Example::parse(line.as_bytes())
+    };
+    for (text, wanted) in [("1", 1.0), ("0.5", 0.5), ("1e-3", 0.001), ("1.0", 1.0)] {
+        let Ok(Example::Chat { messages, .. }) = weight(text) else {
+            panic!("{text} is refused")
+        };
+        assert_eq!(messages[1].weight, wanted, "{text}");
+    }
+    let problems = weight("1.5").unwrap_err();
+    assert_eq!(
+        problems[0].message,
+        "`messages[1].weight` must be a number from 0 (not trained on) to 1; 1.5 was given."
     );
 }

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::bounded::{LoraAlpha, LoraRank};
+use super::selection;
 use crate::error::ParameterError;
 
 /// PEFT's word for every linear layer of the blocks.
@@ -29,9 +29,10 @@ pub const MODULE_NAMES: [&str; 11] = [
     "embed_tokens",
 ];
 
-/// Longest regular expression, and most entries of a list or a pattern map.
+/// Longest regular expression.
 const MOST_PATTERN_BYTES: usize = 1000;
-const MOST_ENTRIES: usize = 1000;
+/// Most entries of a list or a pattern map.
+const MOST_ENTRIES: usize = 256;
 
 /// Which modules get an adapter. In JSON a string (`"all-linear"`, or a regular expression) or a list of names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -75,7 +76,7 @@ impl TargetModules {
         match request {
             TargetModulesRequest::Pattern(pattern) => {
                 if pattern != ALL_LINEAR {
-                    check_pattern("target_modules", &pattern)?;
+                    check_target_pattern(&pattern)?;
                 }
                 Ok(Self(TargetModulesRequest::Pattern(pattern)))
             }
@@ -107,18 +108,17 @@ impl TargetModules {
                 ),
             ));
         }
-        let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-        if let Some(unknown) = names
-            .iter()
-            .find(|name| !MODULE_NAMES.contains(&last(name).as_str()))
-        {
-            return Err(ParameterError::new(
-                "target_modules",
+        if let Some(unknown) = names.iter().find(|name| !MODULE_NAMES.contains(&last_part(name))) {
+            let message = if unknown == ALL_LINEAR {
+                "`target_modules`: \"all-linear\" stands alone; it names every linear layer already."
+                    .to_owned()
+            } else {
                 format!(
-                    "`target_modules` must be \"all-linear\", a regular expression (as one string), or some of {known}; \
-                     `{unknown}` is neither."
-                ),
-            ));
+                    "`target_modules` must be \"all-linear\", a list of names out of {known}, or a regular expression as \
+                     one string; `{unknown:.80}` is none of these."
+                )
+            };
+            return Err(ParameterError::new("target_modules", message));
         }
         names.sort_unstable();
         names.dedup();
@@ -162,18 +162,38 @@ pub(super) fn check_keys<V>(field: &str, map: &BTreeMap<String, V>) -> Result<()
     map.keys().try_for_each(|key| check_pattern(field, key))
 }
 
+/// A module's own name, without those of the modules around it.
+fn last_part(name: &str) -> &str {
+    name.rsplit('.').next().unwrap_or_default()
+}
+
+/// A whole name never is one of [`MODULE_NAMES`] within a block, so such a pattern would match nothing.
+fn check_target_pattern(pattern: &str) -> Result<(), ParameterError> {
+    check_pattern("target_modules", pattern)?;
+    if MODULE_NAMES.contains(&last_part(pattern)) && !pattern.contains(['*', '+', '\\', '(', '[']) {
+        return Err(ParameterError::new(
+            "target_modules",
+            format!(
+                "`target_modules`: the string `{pattern}` is taken for a regular expression of whole module names; give a \
+                 list: [\"{pattern}\"]."
+            ),
+        ));
+    }
+    Ok(())
+}
+
 fn check_pattern(field: &str, pattern: &str) -> Result<(), ParameterError> {
     let refuse = |why: String| {
         Err(ParameterError::new(
             field,
-            format!("`{field}`: `{pattern}` {why}."),
+            format!("`{field}`: `{pattern:.80}` {why}."),
         ))
     };
     if pattern.is_empty() || pattern.len() > MOST_PATTERN_BYTES {
         return refuse(format!("must have 1 to {MOST_PATTERN_BYTES} bytes"));
     }
-    match Regex::new(pattern) {
-        Ok(_) => Ok(()),
+    match selection::check(pattern) {
+        Ok(()) => Ok(()),
         Err(error) => refuse(format!("is not a regular expression: {error}")),
     }
 }

@@ -1,51 +1,70 @@
-//! `config.json` of a Llama-like model, and the tensors that it asks for.
+//! `config.json` of a model, and the tensors that it asks for.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use tunesmith_types::api::base_models::BaseModelArchitecture;
 
-const FAMILIES: [&str; 3] = ["llama", "mistral", "qwen2"];
+use super::family::Family;
+use super::modules;
+
 const MOST_LAYERS: u32 = 512;
 
 /// What matters of a `config.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(super) struct ModelConfig {
-    model_type: String,
-    hidden_size: u32,
-    intermediate_size: u32,
-    num_hidden_layers: u32,
-    num_attention_heads: u32,
+    #[serde(rename = "model_type")]
+    family: Family,
+    architectures: Option<Vec<String>>,
+    pub(super) hidden_size: u32,
+    pub(super) intermediate_size: u32,
+    pub(super) num_hidden_layers: u32,
+    pub(super) num_attention_heads: u32,
     num_key_value_heads: Option<u32>,
     head_dim: Option<u32>,
-    vocab_size: u32,
+    pub(super) vocab_size: u32,
     max_position_embeddings: u32,
+    tie_word_embeddings: Option<bool>,
     #[serde(default)]
-    tie_word_embeddings: bool,
+    pub(super) attention_bias: bool,
+    #[serde(default)]
+    pub(super) mlp_bias: bool,
 }
 
 /// Parses and checks the text.
 pub(super) fn parse(text: &[u8]) -> Result<(serde_json::Value, ModelConfig), String> {
     let json: serde_json::Value =
         serde_json::from_slice(text).map_err(|error| format!("`config.json` is not valid JSON: {error}."))?;
-    let family = json
-        .get("model_type")
-        .and_then(serde_json::Value::as_str)
-        .unwrap_or("");
-    if !FAMILIES.contains(&family) {
-        let known = FAMILIES.join(", ");
-        return Err(format!(
-            "`config.json` has the model_type `{family}`; these can be trained: {known}."
-        ));
-    }
-    let config: ModelConfig = serde_json::from_value(json.clone())
-        .map_err(|error| format!("`config.json` does not describe a {family} model: {error}."))?;
-    config.check()?;
+    let config = ModelConfig::read(&json)?;
     Ok((json, config))
 }
 
 impl ModelConfig {
+    /// Reads and checks what was parsed.
+    pub(super) fn read(json: &serde_json::Value) -> Result<Self, String> {
+        let named = json.get("model_type").and_then(serde_json::Value::as_str);
+        let named = named.unwrap_or("");
+        if !Family::ALL.iter().any(|family| family.model_type() == named) {
+            let known = Family::ALL.map(Family::model_type).join(", ");
+            return Err(format!(
+                "`config.json` has the model_type `{named:.80}`; these can be trained: {known}."
+            ));
+        }
+        let config = Self::deserialize(json)
+            .map_err(|error| format!("`config.json` does not describe a {named} model: {error}."))?;
+        config.check()?;
+        Ok(config)
+    }
+
     fn check(&self) -> Result<(), String> {
+        let class = self.architectures.as_ref().and_then(|classes| classes.first());
+        if let Some(class) = class.filter(|class| *class != self.family.class()) {
+            return Err(format!(
+                "`config.json` names the class `{class:.80}`; of {} models, `{}` can be trained.",
+                self.family.model_type(),
+                self.family.class()
+            ));
+        }
         let heads = self.num_attention_heads;
         let positive = [
             self.hidden_size,
@@ -59,7 +78,8 @@ impl ModelConfig {
         if positive.contains(&0) || self.num_hidden_layers > MOST_LAYERS {
             return Err("`config.json` has a size that is zero or beyond all measure.".to_owned());
         }
-        let divided = self.head_dim.is_some() || self.hidden_size.is_multiple_of(heads);
+        let has_width = self.head_dim.or(self.family.head_dim()).is_some();
+        let divided = has_width || self.hidden_size.is_multiple_of(heads);
         if !divided || !heads.is_multiple_of(self.key_value_heads()) {
             return Err(
                 "`config.json` has a number of heads that does not divide what it must divide.".to_owned(),
@@ -68,19 +88,24 @@ impl ModelConfig {
         Ok(())
     }
 
-    fn key_value_heads(&self) -> u32 {
+    pub(super) const fn family(&self) -> Family {
+        self.family
+    }
+
+    pub(super) fn key_value_heads(&self) -> u32 {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 
-    fn head_width(&self) -> u32 {
+    pub(super) fn head_width(&self) -> u32 {
         self.head_dim
+            .or(self.family.head_dim())
             .unwrap_or(self.hidden_size / self.num_attention_heads)
     }
 
     /// The numbers that people ask for.
     pub(super) fn architecture(&self, parameters: u64) -> BaseModelArchitecture {
         BaseModelArchitecture {
-            model_type: self.model_type.clone(),
+            model_type: self.family.model_type().to_owned(),
             hidden_size: self.hidden_size,
             num_hidden_layers: self.num_hidden_layers,
             num_attention_heads: self.num_attention_heads,
@@ -108,6 +133,7 @@ impl ModelConfig {
         problems
     }
 
+    /// Names and shapes of the tensors that must be there.
     fn expected_tensors(&self) -> Vec<(String, Vec<u64>)> {
         let hidden = u64::from(self.hidden_size);
         let vocabulary = u64::from(self.vocab_size);
@@ -115,7 +141,8 @@ impl ModelConfig {
             ("model.embed_tokens.weight".to_owned(), vec![vocabulary, hidden]),
             ("model.norm.weight".to_owned(), vec![hidden]),
         ];
-        if !self.tie_word_embeddings {
+        let tied = self.tie_word_embeddings.unwrap_or(self.family.ties_embeddings());
+        if !tied {
             expected.push(("lm_head.weight".to_owned(), vec![vocabulary, hidden]));
         }
         for layer in 0..self.num_hidden_layers {
@@ -125,26 +152,28 @@ impl ModelConfig {
         expected
     }
 
-    fn expected_of_layer(&self) -> Vec<(&'static str, Vec<u64>)> {
+    fn expected_of_layer(&self) -> Vec<(String, Vec<u64>)> {
         let hidden = u64::from(self.hidden_size);
-        let inner = u64::from(self.intermediate_size);
-        let queries = u64::from(self.num_attention_heads) * u64::from(self.head_width());
-        let keys = u64::from(self.key_value_heads()) * u64::from(self.head_width());
-        let mut expected = vec![
-            ("input_layernorm.weight", vec![hidden]),
-            ("post_attention_layernorm.weight", vec![hidden]),
-            ("self_attn.q_proj.weight", vec![queries, hidden]),
-            ("self_attn.k_proj.weight", vec![keys, hidden]),
-            ("self_attn.v_proj.weight", vec![keys, hidden]),
-            ("self_attn.o_proj.weight", vec![hidden, queries]),
-            ("mlp.gate_proj.weight", vec![inner, hidden]),
-            ("mlp.up_proj.weight", vec![inner, hidden]),
-            ("mlp.down_proj.weight", vec![hidden, inner]),
-        ];
-        if self.model_type == "qwen2" {
-            expected.push(("self_attn.q_proj.bias", vec![queries]));
-            expected.push(("self_attn.k_proj.bias", vec![keys]));
-            expected.push(("self_attn.v_proj.bias", vec![keys]));
+        let mut norms = vec![("input_layernorm", hidden), ("post_attention_layernorm", hidden)];
+        if self.family.norms_feedforward() {
+            norms.extend(
+                ["pre_feedforward_layernorm", "post_feedforward_layernorm"].map(|name| (name, hidden)),
+            );
+        }
+        if self.family.norms_heads() {
+            let width = u64::from(self.head_width());
+            norms.extend(["self_attn.q_norm", "self_attn.k_norm"].map(|name| (name, width)));
+        }
+        let mut expected: Vec<_> = norms
+            .into_iter()
+            .map(|(name, width)| (format!("{name}.weight"), vec![width]))
+            .collect();
+        for module in modules::of_block(self) {
+            let weight = vec![module.outputs, module.inputs];
+            expected.push((format!("{}.weight", module.name), weight));
+            if module.bias {
+                expected.push((format!("{}.bias", module.name), vec![module.outputs]));
+            }
         }
         expected
     }
@@ -187,6 +216,7 @@ mod tests {
             ("num_key_value_heads", json!(3)),
             ("num_hidden_layers", json!(100_000)),
             ("vocab_size", json!(null)),
+            ("architectures", json!(["LlamaForSequenceClassification"])),
         ];
         for (field, value) in changes {
             let mut config = tiny();
@@ -195,5 +225,36 @@ mod tests {
         }
         assert!(parse(b"[]").is_err());
         assert!(parse(b"{").is_err());
+    }
+
+    /// Names and shapes that `transformers` gives each family; `scripts/parity/make_shapes.py` writes the file.
+    #[test]
+    fn families_have_the_tensors_of_transformers() {
+        let golden = include_str!("../../../tests/golden/shapes.json");
+        let golden: BTreeMap<String, serde_json::Value> = serde_json::from_str(golden).unwrap();
+        for family in Family::ALL {
+            let of_family = |model: &serde_json::Value| model["config"]["model_type"] == family.model_type();
+            assert!(golden.values().any(of_family), "{family:?} is not covered");
+        }
+        for (name, model) in golden {
+            let config = ModelConfig::read(&model["config"]).unwrap();
+            let wanted: BTreeMap<String, Vec<u64>> =
+                serde_json::from_value(model["tensors"].clone()).unwrap();
+            let found: BTreeMap<String, Vec<u64>> = config.expected_tensors().into_iter().collect();
+            assert_eq!(found, wanted, "{name}");
+            // Older files leave out what is the family's default.
+            if ["qwen3", "gemma2", "gemma3"].contains(&name.as_str()) {
+                let mut short = model["config"].clone();
+                for field in ["head_dim", "tie_word_embeddings"] {
+                    short.as_object_mut().unwrap().remove(field).unwrap();
+                }
+                let short = ModelConfig::read(&short).unwrap();
+                assert_eq!(
+                    short.expected_tensors().into_iter().collect::<BTreeMap<_, _>>(),
+                    wanted,
+                    "{name}"
+                );
+            }
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Is this folder a model that can be trained? Reads headers and small files, never the weights.
 
 mod config;
+mod family;
+mod modules;
 mod safetensors_header;
 mod template;
 
@@ -12,6 +14,7 @@ use tunesmith_store::files::StoredFile;
 use tunesmith_types::api::base_models::BaseModelArchitecture;
 
 use config::ModelConfig;
+pub use modules::{ModelModules, Module};
 use safetensors_header::{Header, MOST_HEADER_BYTES};
 
 const CONFIG: &str = "config.json";

@@ -23,23 +23,23 @@ pub(crate) fn example_lines(count: usize) -> String {
 /// The files of a Llama with one layer: right headers, zeros for weights.
 pub(crate) fn tiny_model() -> Vec<(&'static str, Vec<u8>)> {
     let config = json!({
-        "model_type": "llama", "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1,
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
         "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 32, "max_position_embeddings": 64,
         "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
     });
     let layer = |name: &str| format!("model.layers.0.{name}.weight");
     let tensors = [
-        ("model.embed_tokens.weight".to_owned(), vec![32, 8]),
-        ("model.norm.weight".to_owned(), vec![8]),
-        (layer("input_layernorm"), vec![8]),
-        (layer("post_attention_layernorm"), vec![8]),
-        (layer("self_attn.q_proj"), vec![8, 8]),
-        (layer("self_attn.k_proj"), vec![4, 8]),
-        (layer("self_attn.v_proj"), vec![4, 8]),
-        (layer("self_attn.o_proj"), vec![8, 8]),
-        (layer("mlp.gate_proj"), vec![16, 8]),
-        (layer("mlp.up_proj"), vec![16, 8]),
-        (layer("mlp.down_proj"), vec![8, 16]),
+        ("model.embed_tokens.weight".to_owned(), vec![32, 32]),
+        ("model.norm.weight".to_owned(), vec![32]),
+        (layer("input_layernorm"), vec![32]),
+        (layer("post_attention_layernorm"), vec![32]),
+        (layer("self_attn.q_proj"), vec![32, 32]),
+        (layer("self_attn.k_proj"), vec![16, 32]),
+        (layer("self_attn.v_proj"), vec![16, 32]),
+        (layer("self_attn.o_proj"), vec![32, 32]),
+        (layer("mlp.gate_proj"), vec![64, 32]),
+        (layer("mlp.up_proj"), vec![64, 32]),
+        (layer("mlp.down_proj"), vec![32, 64]),
     ];
     vec![
         ("config.json", config.to_string().into_bytes()),

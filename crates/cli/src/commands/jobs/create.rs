@@ -16,6 +16,7 @@ pub(super) async fn run(client: &ApiClient, args: CreateArgs, printer: Printer) 
         watch: watched,
         hyperparameters,
     } = args;
+    let hyperparameters = hyperparameters.into_request()?;
     let dataset = match Path::new(&dataset) {
         file if file.is_file() => {
             let uploaded = upload(client, file, None, printer).await?;
@@ -29,7 +30,6 @@ pub(super) async fn run(client: &ApiClient, args: CreateArgs, printer: Printer) 
         }
         _ => dataset,
     };
-    let hyperparameters = hyperparameters.into_request();
     let job = client
         .create_job(&CreateJobRequest {
             base_model: base,

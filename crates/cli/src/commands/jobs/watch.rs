@@ -63,7 +63,7 @@ pub(crate) async fn watch(
                 tracing::debug!(error = format!("{error:#}"), "the server is away");
             }
         }
-        bar.show(&job, metrics.last());
+        bar.show(&job, &metrics);
         if job.status.is_final() {
             bar.finish();
             return Ok((job, metrics));
