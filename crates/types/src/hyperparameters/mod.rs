@@ -4,6 +4,7 @@
 //! only road to [`Hyperparameters`], so a value outside its bounds cannot reach the queue. Names follow PEFT.
 
 mod bounded;
+mod restated;
 mod targets;
 
 use serde::{Deserialize, Serialize};
