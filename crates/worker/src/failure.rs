@@ -3,7 +3,10 @@
 use std::{error::Error, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
 use tunesmith_blobs::BlobError;
-use tunesmith_store::{jobs::JobError, queue::RunFailure};
+use tunesmith_store::{
+    jobs::JobError,
+    queue::{Blame, RunFailure},
+};
 
 /// Codes of the trainer's `failed` event that no other attempt would change: the data, the model or the
 /// hyperparameters are at fault. Any other code is tried again.
@@ -38,6 +41,7 @@ pub(crate) struct Failure {
     pub(crate) code: String,
     pub(crate) message: String,
     pub(crate) retryable: bool,
+    pub(crate) blame: Blame,
 }
 
 impl Failure {
@@ -46,6 +50,7 @@ impl Failure {
             code: code.to_owned(),
             message: message.into(),
             retryable: true,
+            blame: Blame::Own,
         }
     }
 
@@ -63,7 +68,13 @@ impl Failure {
             code,
             message,
             retryable,
+            blame: Blame::Own,
         }
+    }
+
+    /// The same, as somebody else's fault.
+    pub(crate) fn blame(self, blame: Blame) -> Self {
+        Self { blame, ..self }
     }
 
     /// The trainer ended without a word.
@@ -167,6 +178,7 @@ impl Failure {
                 message: self.message.clone(),
             },
             retryable: self.retryable,
+            blame: self.blame,
         }
     }
 }

@@ -1,0 +1,221 @@
+//! The table of a trainer: who is being trained in it, and who must have left it by when.
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::{sync::mpsc, time::Instant};
+use tunesmith_store::queue::Blame;
+use tunesmith_types::trainer::{JobSpec, StopReason, TrainerCommand, TrainerEvent};
+
+use crate::{failure::Failure, scratch::RunDirectory, settings::WorkerTimings};
+
+/// Events that wait for a run, one place being kept for the last word; while a run has so many, the child is not read.
+const BACKLOG: usize = 1024;
+
+/// What a run hears from its seat.
+#[derive(Debug)]
+pub(crate) enum SeatEvent {
+    /// The child said so.
+    Event(TrainerEvent),
+    /// The child gave up this job alone; the end of its log, where no other job's lines can be in it.
+    Failed(Failure, String),
+    /// The child is gone; likewise.
+    Gone(Failure, String),
+}
+
+/// Why a job is to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Cancel,
+    Drain,
+}
+
+/// What runs ask of their trainer.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Join(Box<JobSpec>, Seated),
+    Stop(String, Stop),
+    /// The run is gone without its job having ended: its lease is lost.
+    Leave(String),
+    /// Nobody will join any more.
+    Finish,
+}
+
+/// One seat, from the table's side.
+#[derive(Debug)]
+pub(crate) struct Seated {
+    events: mpsc::Sender<SeatEvent>,
+    /// Kept until the child has let go of the job.
+    _directory: Arc<RunDirectory>,
+    /// Not told to the child yet, which is not ready.
+    waiting: Option<Box<JobSpec>>,
+    leave_by: Option<Instant>,
+    /// Another job was in the child at the same time.
+    company: bool,
+    abandoned: bool,
+}
+
+impl Seated {
+    /// A seat, and the other end of its events.
+    pub(crate) fn new(directory: Arc<RunDirectory>) -> (Self, mpsc::Receiver<SeatEvent>) {
+        let (events, receiver) = mpsc::channel(BACKLOG);
+        let seated = Self {
+            events,
+            _directory: directory,
+            waiting: None,
+            leave_by: None,
+            company: false,
+            abandoned: false,
+        };
+        (seated, receiver)
+    }
+
+    /// There is always a place for the last word; a run that is gone needs none.
+    fn tell(&self, event: SeatEvent) {
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            tracing::error!(?event, "an event of the trainer was lost");
+        }
+    }
+}
+
+/// All seats of a trainer.
+#[derive(Debug)]
+pub(crate) struct Seats {
+    seats: HashMap<String, Seated>,
+    timings: WorkerTimings,
+    ready: bool,
+}
+
+impl Seats {
+    pub(crate) fn new(timings: WorkerTimings) -> Self {
+        Self {
+            seats: HashMap::new(),
+            timings,
+            ready: false,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.seats.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.seats.is_empty()
+    }
+
+    /// Whether every run can take another event.
+    pub(crate) fn have_room(&self) -> bool {
+        self.seats
+            .values()
+            .all(|seat| seat.abandoned || seat.events.capacity() > 1)
+    }
+
+    /// The child is ready: what it must hear first.
+    pub(crate) fn open(&mut self) -> Vec<TrainerCommand> {
+        self.ready = true;
+        let waiting = self.seats.values_mut().filter_map(|seat| seat.waiting.take());
+        waiting.map(|job| TrainerCommand::Join { job }).collect()
+    }
+
+    pub(crate) fn join(&mut self, job: Box<JobSpec>, mut seat: Seated) -> Option<TrainerCommand> {
+        seat.company = !self.seats.is_empty();
+        for other in self.seats.values_mut() {
+            other.company = true;
+        }
+        let id = job.id.clone();
+        let command = if self.ready {
+            Some(TrainerCommand::Join { job })
+        } else {
+            seat.waiting = Some(job);
+            None
+        };
+        self.seats.insert(id, seat);
+        command
+    }
+
+    /// The child gets a grace to obey, and is killed after it. A job that it has not heard of stops at once.
+    pub(crate) fn stop(&mut self, id: String, stop: Stop) -> Option<TrainerCommand> {
+        let seat = self.seats.get_mut(&id)?;
+        if seat.waiting.is_some() {
+            let stopped = TrainerEvent::Stopped {
+                step: 0,
+                reason: match stop {
+                    Stop::Cancel => StopReason::Cancelled,
+                    Stop::Drain => StopReason::Drained,
+                },
+                checkpoint: None,
+            };
+            seat.tell(SeatEvent::Event(stopped));
+            self.seats.remove(&id);
+            return None;
+        }
+        let job = Some(id);
+        let (command, grace) = match stop {
+            Stop::Cancel => (TrainerCommand::Cancel { job }, self.timings.cancel_grace),
+            Stop::Drain => (TrainerCommand::Drain { job }, self.timings.drain_grace),
+        };
+        seat.leave_by = Some(Instant::now() + grace);
+        Some(command)
+    }
+
+    /// As a cancel, for a run that hears nothing any more.
+    pub(crate) fn leave(&mut self, id: String) -> Option<TrainerCommand> {
+        if let Some(seat) = self.seats.get_mut(&id) {
+            seat.abandoned = true;
+        }
+        self.stop(id, Stop::Cancel)
+    }
+
+    /// Whether there are seats, and all of them belong to runs that lost their lease.
+    pub(crate) fn all_abandoned(&self) -> bool {
+        !self.seats.is_empty() && self.seats.values().all(|seat| seat.abandoned)
+    }
+
+    /// When the next one must have left.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.seats.values().filter_map(|seat| seat.leave_by).min()
+    }
+
+    /// Passes an event on. With the last one of a job, its seat is free. `log`: the end of the child's log.
+    pub(crate) fn tell(&mut self, id: &str, event: TrainerEvent, log: impl FnOnce() -> String) {
+        let Some(seat) = self.seats.get(id) else {
+            tracing::debug!(id, ?event, "an event of a job that is not in the trainer");
+            return;
+        };
+        let last = matches!(
+            event,
+            TrainerEvent::Finished { .. } | TrainerEvent::Stopped { .. } | TrainerEvent::Failed { .. }
+        );
+        seat.tell(match event {
+            TrainerEvent::Failed { code, message } => {
+                let log = if seat.company { String::new() } else { log() };
+                SeatEvent::Failed(Failure::reported(code, message), log)
+            }
+            event => SeatEvent::Event(event),
+        });
+        if last {
+            self.seats.remove(id);
+        }
+    }
+
+    /// The child is gone. Who was late to leave is to blame for that, else who was alone in it, else nobody knows who;
+    /// a base model that cannot be loaded is each job's own trouble.
+    pub(crate) fn gone(&mut self, failure: &Failure, log: &str) {
+        let now = Instant::now();
+        let is_late = |seat: &Seated| seat.leave_by.is_some_and(|deadline| deadline <= now);
+        let some_are_late = self.seats.values().any(is_late);
+        let alone = self.seats.len() == 1;
+        for seat in std::mem::take(&mut self.seats).into_values() {
+            let blame = match (some_are_late, is_late(&seat)) {
+                (true, false) => Blame::Other,
+                (false, _) if self.ready && !alone => Blame::Shared,
+                _ => Blame::Own,
+            };
+            let log = if seat.company {
+                String::new()
+            } else {
+                log.to_owned()
+            };
+            seat.tell(SeatEvent::Gone(failure.clone().blame(blame), log));
+        }
+    }
+}
