@@ -10,18 +10,23 @@ use tunesmith_store::{
 
 /// Codes of the trainer's `failed` event that no other attempt would change: the data, the model or the
 /// hyperparameters are at fault. Any other code is tried again.
-const FINAL_TRAINER_CODES: [&str; 17] = [
+const FINAL_TRAINER_CODES: [&str; 22] = [
     "chat_template_failed",
     "chat_template_missing",
     "chat_template_refused",
     "example_too_long",
     "invalid_dataset",
     "invalid_hyperparameter",
+    "invalid_specification",
+    "layer_out_of_range",
+    "lora_invalid",
     "model_config_invalid",
     "model_weights_invalid",
     "model_weights_missing",
     "non_finite_loss",
     "nothing_supervised",
+    "rank_too_large",
+    "target_modules_match_nothing",
     "tokenizer_invalid",
     "tokenizer_mismatch",
     "tokenizer_missing",
@@ -29,6 +34,8 @@ const FINAL_TRAINER_CODES: [&str; 17] = [
     "unsupported_architecture",
     "unsupported_model_feature",
 ];
+/// What one job says, but several have brought about.
+const OUT_OF_MEMORY: &str = "out_of_memory";
 /// Codes that say that the checkpoint, not the job, is at fault.
 const CHECKPOINT_CODES: [&str; 2] = ["checkpoint_invalid", "checkpoint_mismatch"];
 /// Exit code of a trainer that does not understand its arguments.
@@ -164,6 +171,15 @@ impl Failure {
             );
         }
         Self::retryable("worker_disk", format!("The worker could not {action}."))
+    }
+
+    /// What the trainer said of a job that was not alone in it: memory that ran out was taken by all of them.
+    pub(crate) fn in_company(self) -> Self {
+        if self.code == OUT_OF_MEMORY {
+            self.blame(Blame::Shared)
+        } else {
+            self
+        }
     }
 
     /// Whether a run that began from a checkpoint should try an older one.

@@ -71,6 +71,7 @@ pub(crate) async fn live(process: Process, mut requests: UnboundedReceiver<Reque
             keeper.keep().await;
         }
         Err(failure) => {
+            let _ = process.standing.death.set(failure.clone());
             requests.close();
             while let Ok(Request::Join(job, seat)) = requests.try_recv() {
                 drop(seats.join(job, seat));
@@ -281,6 +282,8 @@ impl Keeper<'_> {
         if !log.is_empty() && !self.seats.is_empty() {
             tracing::warn!(log, "the end of the trainer's log");
         }
+        // Before the queue of requests is dropped, by which late comers learn of it.
+        let _ = self.process.standing.death.set(failure.clone());
         self.seats.gone(&failure, &log);
     }
 }

@@ -187,8 +187,12 @@ impl Seats {
         );
         seat.tell(match event {
             TrainerEvent::Failed { code, message } => {
-                let log = if seat.company { String::new() } else { log() };
-                SeatEvent::Failed(Failure::reported(code, message), log)
+                let failure = Failure::reported(code, message);
+                if seat.company {
+                    SeatEvent::Failed(failure.in_company(), String::new())
+                } else {
+                    SeatEvent::Failed(failure, log())
+                }
             }
             event => SeatEvent::Event(event),
         });

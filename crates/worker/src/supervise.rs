@@ -175,7 +175,9 @@ impl Supervisor<'_> {
                 }));
             }
             TrainerEvent::Stopped { step, checkpoint, .. } => {
-                if let Some(path) = checkpoint {
+                // A job that was stopped before it began names what it was to begin from.
+                let new = checkpoint.filter(|path| self.start.resume != Some(Path::new(path)));
+                if let Some(path) = new {
                     self.checkpoint(step, &path);
                 }
                 self.ending = Some(Ending::Stopped);

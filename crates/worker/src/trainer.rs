@@ -34,6 +34,20 @@ pub(crate) struct Standing {
     pub(crate) seats: AtomicUsize,
     /// The number format that the device gets, known once the base model is loaded.
     pub(crate) resolved: OnceLock<TrainingDtype>,
+    /// Why it is gone.
+    pub(crate) death: OnceLock<Failure>,
+}
+
+impl Standing {
+    /// For a job that comes when the trainer is gone. One that was never ready would have failed this job too.
+    fn too_late(&self) -> Failure {
+        let message = "The trainer ended before the job could join it.";
+        let gone = Failure::retryable("trainer_gone", message);
+        if self.resolved.get().is_some() {
+            return gone.blame(Blame::Other);
+        }
+        self.death.get().cloned().unwrap_or(gone)
+    }
 }
 
 /// A trainer; its process is killed when this is dropped.
@@ -168,13 +182,11 @@ pub(crate) struct Seat {
 impl Seat {
     /// The next event. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> SeatEvent {
-        let event = self.events.recv().await.unwrap_or_else(|| {
-            let message = "The trainer ended before the job could join it.";
-            SeatEvent::Gone(
-                Failure::retryable("trainer_gone", message).blame(Blame::Other),
-                String::new(),
-            )
-        });
+        let event = self
+            .events
+            .recv()
+            .await
+            .unwrap_or_else(|| SeatEvent::Gone(self.desk.standing.too_late(), String::new()));
         self.ended = !matches!(&event, SeatEvent::Event(event) if !matches!(
             event,
             TrainerEvent::Finished { .. } | TrainerEvent::Stopped { .. }
