@@ -219,6 +219,11 @@ mod tests {
     fn users_errors_are_final_and_crashes_are_not() {
         assert!(!Failure::reported("nothing_supervised".into(), String::new()).retryable);
         assert!(Failure::reported("out_of_memory".into(), String::new()).retryable);
+        let memory = Failure::reported("out_of_memory".into(), String::new());
+        assert_eq!(memory.clone().blame, Blame::Own);
+        assert_eq!(memory.in_company().blame, Blame::Shared);
+        let loss = Failure::reported("non_finite_loss".into(), String::new());
+        assert_eq!(loss.in_company().blame, Blame::Own);
         assert!(Failure::exited(ExitStatus::from_raw(11)).retryable);
         assert_eq!(Failure::exited(ExitStatus::from_raw(9)).code, "trainer_killed");
         assert!(!Failure::exited(ExitStatus::from_raw(2 << 8)).retryable);

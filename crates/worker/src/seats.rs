@@ -40,6 +40,25 @@ pub(crate) enum Request {
     Finish,
 }
 
+/// A job that was told to stop.
+#[derive(Debug)]
+struct Leaving {
+    /// When the grace is over.
+    by: Instant,
+    /// Whether that is the end of it, also while the child is busy with others.
+    strict: bool,
+    /// Another job that has made a step since then. The child hears commands between steps, so with the next one it is
+    /// plain that it does not obey.
+    witness: Option<String>,
+    disobeyed: bool,
+}
+
+impl Leaving {
+    fn is_late(&self) -> bool {
+        self.by <= Instant::now()
+    }
+}
+
 /// One seat, from the table's side.
 #[derive(Debug)]
 pub(crate) struct Seated {
@@ -48,7 +67,7 @@ pub(crate) struct Seated {
     _directory: Arc<RunDirectory>,
     /// Not told to the child yet, which is not ready.
     waiting: Option<Box<JobSpec>>,
-    leave_by: Option<Instant>,
+    leaving: Option<Leaving>,
     /// Another job was in the child at the same time.
     company: bool,
     abandoned: bool,
@@ -62,7 +81,7 @@ impl Seated {
             events,
             _directory: directory,
             waiting: None,
-            leave_by: None,
+            leaving: None,
             company: false,
             abandoned: false,
         };
@@ -132,7 +151,7 @@ impl Seats {
         command
     }
 
-    /// The child gets a grace to obey, and is killed after it. A job that it has not heard of stops at once.
+    /// The child gets a grace to obey. A job that it has not heard of stops at once.
     pub(crate) fn stop(&mut self, id: String, stop: Stop) -> Option<TrainerCommand> {
         let seat = self.seats.get_mut(&id)?;
         if seat.waiting.is_some() {
@@ -153,7 +172,12 @@ impl Seats {
             Stop::Cancel => (TrainerCommand::Cancel { job }, self.timings.cancel_grace),
             Stop::Drain => (TrainerCommand::Drain { job }, self.timings.drain_grace),
         };
-        seat.leave_by = Some(Instant::now() + grace);
+        seat.leaving = Some(Leaving {
+            by: Instant::now() + grace,
+            strict: stop == Stop::Drain,
+            witness: None,
+            disobeyed: false,
+        });
         Some(command)
     }
 
@@ -170,13 +194,39 @@ impl Seats {
         !self.seats.is_empty() && self.seats.values().all(|seat| seat.abandoned)
     }
 
-    /// When the next one must have left.
+    /// When the child must be killed. For the sake of the others that is not before it has shown that it does not obey:
+    /// a step, or an evaluation, may take longer than the grace.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.seats.values().filter_map(|seat| seat.leave_by).min()
+        let leaving = || self.seats.values().filter_map(|seat| seat.leaving.as_ref());
+        let due = leaving().filter(|leaving| leaving.strict || leaving.disobeyed);
+        let nobody_stays = leaving().count() == self.seats.len();
+        let last = leaving().map(|leaving| leaving.by).max().filter(|_| nobody_stays);
+        due.map(|leaving| leaving.by).chain(last).min()
+    }
+
+    /// A job has made a step; those who are late to leave should have left before.
+    fn witness(&mut self, id: &str) {
+        let here: Vec<String> = self.seats.keys().cloned().collect();
+        for (other, seat) in &mut self.seats {
+            let Some(leaving) = seat.leaving.as_mut().filter(|leaving| leaving.is_late()) else {
+                continue;
+            };
+            if other == id {
+                continue;
+            }
+            match &leaving.witness {
+                Some(witness) if witness == id => leaving.disobeyed = true,
+                Some(witness) if here.contains(witness) => {}
+                _ => leaving.witness = Some(id.to_owned()),
+            }
+        }
     }
 
     /// Passes an event on. With the last one of a job, its seat is free. `log`: the end of the child's log.
     pub(crate) fn tell(&mut self, id: &str, event: TrainerEvent, log: impl FnOnce() -> String) {
+        if matches!(event, TrainerEvent::Step(_)) {
+            self.witness(id);
+        }
         let Some(seat) = self.seats.get(id) else {
             tracing::debug!(id, ?event, "an event of a job that is not in the trainer");
             return;
@@ -204,8 +254,7 @@ impl Seats {
     /// The child is gone. Who was late to leave is to blame for that, else who was alone in it, else nobody knows who;
     /// a base model that cannot be loaded is each job's own trouble.
     pub(crate) fn gone(&mut self, failure: &Failure, log: &str) {
-        let now = Instant::now();
-        let is_late = |seat: &Seated| seat.leave_by.is_some_and(|deadline| deadline <= now);
+        let is_late = |seat: &Seated| seat.leaving.as_ref().is_some_and(Leaving::is_late);
         let some_are_late = self.seats.values().any(is_late);
         let alone = self.seats.len() == 1;
         for seat in std::mem::take(&mut self.seats).into_values() {
@@ -221,5 +270,107 @@ impl Seats {
             };
             seat.tell(SeatEvent::Gone(failure.clone().blame(blame), log));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::{path::Path, time::Duration};
+    use tunesmith_types::trainer::TrainerStep;
+
+    use crate::scratch::Scratch;
+
+    const GRACE: Duration = Duration::from_millis(100);
+
+    fn spec(id: &str) -> Box<JobSpec> {
+        Box::new(JobSpec {
+            id: id.to_owned(),
+            data: "data.jsonl".into(),
+            eval: None,
+            out: "out".into(),
+            init_adapter: None,
+            resume: None,
+            checkpoint_dir: None,
+            keep_checkpoints: 3,
+            steps_log: None,
+            hyperparameters: tunesmith_types::hyperparameters::HyperparametersRequest::default(),
+        })
+    }
+
+    fn table(folder: &Path, ids: &[&str]) -> (Seats, Vec<mpsc::Receiver<SeatEvent>>) {
+        let scratch = Scratch::open(folder).unwrap();
+        let mut seats = Seats::new(WorkerTimings {
+            cancel_grace: GRACE,
+            drain_grace: 4 * GRACE,
+            ..WorkerTimings::default()
+        });
+        seats.open();
+        let receivers = ids.iter().map(|id| {
+            let directory = scratch.run_directory(tunesmith_types::ids::RunId::new()).unwrap();
+            let (seat, events) = Seated::new(Arc::new(directory));
+            assert!(seats.join(spec(id), seat).is_some());
+            events
+        });
+        let receivers = receivers.collect();
+        (seats, receivers)
+    }
+
+    fn step(seats: &mut Seats, id: &str) {
+        let step = TrainerStep {
+            step: 1,
+            total_steps: 2,
+            epoch: 0.5,
+            loss: 1.0,
+            lr: 0.1,
+            grad_norm: 1.0,
+            tokens: 1,
+            supervised_tokens: 1,
+            seconds: 1.0,
+        };
+        seats.tell(id, TrainerEvent::Step(step), String::new);
+    }
+
+    #[tokio::test]
+    async fn a_busy_child_has_until_it_shows_that_it_does_not_obey() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut seats, _events) = table(folder.path(), &["stays", "also", "leaves"]);
+        assert!(seats.stop("leaves".to_owned(), Stop::Cancel).is_some());
+        step(&mut seats, "stays");
+        step(&mut seats, "stays");
+        assert_eq!(seats.deadline(), None, "it is within its grace");
+        tokio::time::sleep(2 * GRACE).await;
+        assert_eq!(seats.deadline(), None, "a long step");
+        step(&mut seats, "stays");
+        step(&mut seats, "also");
+        step(&mut seats, "leaves");
+        assert_eq!(seats.deadline(), None, "it may hear the command now");
+        step(&mut seats, "stays");
+        assert!(seats.deadline().unwrap() <= Instant::now());
+    }
+
+    #[tokio::test]
+    async fn a_child_without_others_and_a_drain_are_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut seats, mut events) = table(folder.path(), &["stays", "leaves"]);
+        seats.stop("leaves".to_owned(), Stop::Drain);
+        assert!(seats.deadline().is_some());
+        seats.stop("leaves".to_owned(), Stop::Cancel);
+        assert_eq!(seats.deadline(), None);
+        tokio::time::sleep(2 * GRACE).await;
+        seats.leave("stays".to_owned());
+        let last = seats.deadline().unwrap();
+        assert!(last > Instant::now(), "the grace of the one that came last");
+        assert!(!seats.all_abandoned());
+        seats.gone(&Failure::retryable("trainer_killed", "It was killed."), "log");
+        let Some(SeatEvent::Gone(failure, log)) = events[1].recv().await else {
+            panic!("the last word was lost");
+        };
+        assert_eq!(
+            (failure.blame, log.as_str()),
+            (Blame::Own, ""),
+            "it alone is late"
+        );
     }
 }

@@ -90,8 +90,7 @@ pub struct WorkerTimings {
     /// Between two renewals of a lease.
     pub renew: Duration,
     /// A job is given up this long after the last renewal that was answered, counted from before it was sent: it is
-    /// cancelled in its child, which is killed where it has no other job. Together with `cancel_grace`, well below the
-    /// time after which another worker may take the job over.
+    /// cancelled in its child, which is killed where it has no other job. Well below the lease's time-to-live.
     pub self_fence: Duration,
     /// Least time between two renewals where a notification hints at a cancel request.
     pub renew_least: Duration,
@@ -106,7 +105,8 @@ pub struct WorkerTimings {
     pub progress_least: Duration,
     /// A child is also given this many times its median step.
     pub progress_factor: f64,
-    /// From the cancel command to the kill.
+    /// From the cancel command to the kill; where others are in the child, to the step with which it shows that it goes
+    /// on with them and does not obey.
     pub cancel_grace: Duration,
     /// From the drain command to the kill.
     pub drain_grace: Duration,

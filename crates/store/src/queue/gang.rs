@@ -59,6 +59,7 @@ pub async fn claim_to_join(
     }
 }
 
+/// Without patience nobody counts as kept waiting.
 async fn take_joining(
     connection: &mut PgConnection,
     settings: &QueueSettings,
@@ -69,7 +70,13 @@ async fn take_joining(
     let organizations: Vec<Uuid> = opening.organizations.iter().map(|id| id.uuid()).collect();
     let row = sqlx::query_as!(
         ClaimRow,
-        "update jobs
+        "with kept_waiting as materialized (
+             select run_at, id from jobs
+             where state = 'queued' and run_at <= now() - $7::interval
+               and (base_model_id <> $3 or alone or hyperparameters ->> 'dtype' <> all($4))
+             order by run_at, id limit 1
+         )
+         update jobs
          set state = 'running', epoch = epoch + 1, lease_id = gen_random_uuid(), worker = $1,
              lease_until = clock_timestamp() + $2::interval, last_progress_at = clock_timestamp(),
              started_at = coalesce(started_at, clock_timestamp())
@@ -82,12 +89,10 @@ async fn take_joining(
                    select from jsonb_each_text(coalesce(hyperparameters -> 'rank_pattern', '{}')) as ranks
                    where ranks.value::integer > $6
                )
-               and ($7::interval is null or not exists (
-                   select from jobs as other
-                   where other.state = 'queued' and other.run_at <= now() - $7
-                     and (other.run_at, other.id) < (candidate.run_at, candidate.id)
-                     and (other.base_model_id <> $3 or other.alone or other.hyperparameters ->> 'dtype' <> all($4))
-               ))
+               and not exists (
+                   select from kept_waiting
+                   where (kept_waiting.run_at, kept_waiting.id) < (candidate.run_at, candidate.id)
+               )
              order by (select count(*) from unnest($5::uuid[]) as member where member = candidate.organization_id),
                       run_at, id
              for update skip locked limit 1

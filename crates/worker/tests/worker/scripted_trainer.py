@@ -141,6 +141,12 @@ class Job(Actions):
         """Waits for a command and does what it says."""
         self.do(self.commands.get())
 
+    def obey_before_start(self):
+        """As `obey`, of a job whose data is not loaded yet."""
+        self.commands.get()
+        self.emit("stopped", step=0, reason="drained", checkpoint=self.spec["resume"])
+        raise Ended
+
     def step_until_told(self):
         """Takes slow steps until a command comes."""
         while self.commands.empty():
