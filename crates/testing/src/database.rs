@@ -55,6 +55,23 @@ impl TestDatabase {
         &self.url
     }
 
+    /// Lets the lease of a running job be over, as the database sees it.
+    ///
+    /// # Panics
+    /// The database does not answer.
+    pub async fn end_lease(&self, job: Uuid) {
+        let statement = format!(
+            "update jobs set lease_until = clock_timestamp() - interval '1 day' where id = '{job}' and state = 'running'"
+        );
+        let mut connection = PgConnection::connect(&self.url)
+            .await
+            .expect("the database answers");
+        connection
+            .execute(AssertSqlSafe(statement))
+            .await
+            .expect("the lease ends");
+    }
+
     /// A store on it, with eight connections at most.
     #[must_use]
     pub const fn store(&self) -> &Store {

@@ -12,6 +12,8 @@ use tunesmith_types::hyperparameters::Hyperparameters;
 
 /// Longest JSON part of an adapter's safetensors file; one with thousands of tensors has some hundred KiB.
 const MOST_HEADER_BYTES: u64 = 16 * 1024 * 1024;
+/// What the names of an adapter's tensors have in them, those of embeddings too.
+const LORA_PARTS: [&str; 4] = [".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_embedding_B"];
 /// Longest adapter_config.json.
 const MOST_CONFIG_BYTES: u64 = 1024 * 1024;
 
@@ -137,7 +139,7 @@ fn ordered_tensors(
                 "the bytes of tensor {name} are not where its shape puts them"
             )));
         }
-        if !(name.contains(".lora_A.") || name.contains(".lora_B.")) {
+        if !LORA_PARTS.iter().any(|part| name.contains(part)) {
             return Err(AdapterError::Wrong(format!(
                 "tensor {name} is no part of a LoRA adapter"
             )));

@@ -11,9 +11,10 @@ use std::{
 use tokio::{
     io::{AsyncWriteExt, BufReader},
     process::{Child, ChildStdin, ChildStdout, Command},
+    sync::mpsc,
     task::JoinHandle,
 };
-use tunesmith_types::trainer::{TrainerCommand, TrainerEvent};
+use tunesmith_types::trainer::{TrainerCommand, TrainerLine};
 
 use crate::lines::{BoundedLines, Line, Tail};
 
@@ -44,18 +45,19 @@ const ENVIRONMENT_PREFIXES: [&str; 4] = ["CUDA_", "NVIDIA_", "PYTORCH_", "TORCH_
 /// What came out of the child.
 #[derive(Debug)]
 pub(crate) enum Output {
-    Event(TrainerEvent),
+    Line(TrainerLine),
     /// It prints what it must not; the reason.
     Violation(&'static str),
     /// It has closed its output.
     End,
 }
 
-/// A running trainer; killed when dropped. Its stdin stays open until then: its end would stop the child.
+/// A running trainer; killed when dropped. Its stdin stays open until then: its end would stop the child at once.
 #[derive(Debug)]
 pub(crate) struct TrainerChild {
     child: Child,
-    stdin: Option<ChildStdin>,
+    id: u32,
+    commands: mpsc::UnboundedSender<TrainerCommand>,
     events: EventLines,
     log: LogTail,
 }
@@ -77,27 +79,32 @@ impl TrainerChild {
             .spawn()?;
         let stdout = child.stdout.take().expect("invariant: stdout is piped");
         let stderr = child.stderr.take().expect("invariant: stderr is piped");
+        let stdin = child.stdin.take().expect("invariant: stdin is piped");
+        let (commands, received) = mpsc::unbounded_channel();
+        tokio::spawn(write_commands(stdin, received));
         Ok(Self {
-            stdin: child.stdin.take(),
+            id: child.id().unwrap_or_default(),
+            commands,
             events: EventLines::new(stdout),
             log: LogTail::read(stderr),
             child,
         })
     }
 
-    /// The next event. Dropping the future loses nothing.
+    /// The process id, for the log.
+    pub(crate) const fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The next line. Dropping the future loses nothing.
     pub(crate) async fn next(&mut self) -> Output {
         self.events.next().await
     }
 
-    /// Writes a command. A child that is gone needs none; its end shows in its output.
-    pub(crate) async fn command(&mut self, command: TrainerCommand) {
-        let mut line = serde_json::to_vec(&command).expect("invariant: a command serialises");
-        line.push(b'\n');
-        if let Some(stdin) = &mut self.stdin
-            && let Err(error) = stdin.write_all(&line).await
-        {
-            tracing::debug!(%error, ?command, "the trainer took no command");
+    /// Sends a command, after those before it. A child that is gone needs none; its end shows in its output.
+    pub(crate) fn command(&self, command: TrainerCommand) {
+        if self.commands.send(command).is_err() {
+            tracing::debug!(pid = self.id, "the trainer takes no commands any more");
         }
     }
 
@@ -123,6 +130,29 @@ impl TrainerChild {
     /// The end of what it wrote for people. Waits a little for the rest where the child has ended.
     pub(crate) async fn log_tail(&mut self) -> String {
         self.log.text().await
+    }
+
+    /// The same while it runs.
+    pub(crate) fn log_so_far(&self) -> String {
+        self.log.so_far()
+    }
+
+    /// Begins the log anew: the next lines are another job's.
+    pub(crate) fn forget_log(&self) {
+        *self.log.tail.lock().unwrap_or_else(PoisonError::into_inner) = Tail::default();
+    }
+}
+
+/// Writes in a task of its own, so that a child that does not read holds up nobody. Ends, and with it the child's
+/// stdin, when the child's handle is dropped.
+async fn write_commands(mut stdin: ChildStdin, mut commands: mpsc::UnboundedReceiver<TrainerCommand>) {
+    while let Some(command) = commands.recv().await {
+        let mut line = serde_json::to_vec(&command).expect("invariant: a command serialises");
+        line.push(b'\n');
+        if let Err(error) = stdin.write_all(&line).await {
+            tracing::debug!(%error, ?command, "the trainer took no command");
+            return;
+        }
     }
 }
 
@@ -160,7 +190,7 @@ impl EventLines {
                 }
             };
             match serde_json::from_slice(&line) {
-                Ok(event) => return Output::Event(event),
+                Ok(line) => return Output::Line(line),
                 Err(error) => tracing::warn!(%error, line = %String::from_utf8_lossy(&line), "not an event"),
             }
             self.strange += 1;
@@ -195,6 +225,10 @@ impl LogTail {
     async fn text(&mut self) -> String {
         // A grandchild may hold the pipe open for ever.
         let _ = tokio::time::timeout(Duration::from_millis(500), &mut self.reader).await;
+        self.so_far()
+    }
+
+    fn so_far(&self) -> String {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner).text()
     }
 }

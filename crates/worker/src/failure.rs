@@ -3,22 +3,30 @@
 use std::{error::Error, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
 use tunesmith_blobs::BlobError;
-use tunesmith_store::{jobs::JobError, queue::RunFailure};
+use tunesmith_store::{
+    jobs::JobError,
+    queue::{Blame, RunFailure},
+};
 
 /// Codes of the trainer's `failed` event that no other attempt would change: the data, the model or the
 /// hyperparameters are at fault. Any other code is tried again.
-const FINAL_TRAINER_CODES: [&str; 17] = [
+const FINAL_TRAINER_CODES: [&str; 22] = [
     "chat_template_failed",
     "chat_template_missing",
     "chat_template_refused",
     "example_too_long",
     "invalid_dataset",
     "invalid_hyperparameter",
+    "invalid_specification",
+    "layer_out_of_range",
+    "lora_invalid",
     "model_config_invalid",
     "model_weights_invalid",
     "model_weights_missing",
     "non_finite_loss",
     "nothing_supervised",
+    "rank_too_large",
+    "target_modules_match_nothing",
     "tokenizer_invalid",
     "tokenizer_mismatch",
     "tokenizer_missing",
@@ -26,6 +34,8 @@ const FINAL_TRAINER_CODES: [&str; 17] = [
     "unsupported_architecture",
     "unsupported_model_feature",
 ];
+/// What one job says, but several have brought about.
+const OUT_OF_MEMORY: &str = "out_of_memory";
 /// Codes that say that the checkpoint, not the job, is at fault.
 const CHECKPOINT_CODES: [&str; 2] = ["checkpoint_invalid", "checkpoint_mismatch"];
 /// Exit code of a trainer that does not understand its arguments.
@@ -38,6 +48,7 @@ pub(crate) struct Failure {
     pub(crate) code: String,
     pub(crate) message: String,
     pub(crate) retryable: bool,
+    pub(crate) blame: Blame,
 }
 
 impl Failure {
@@ -46,6 +57,7 @@ impl Failure {
             code: code.to_owned(),
             message: message.into(),
             retryable: true,
+            blame: Blame::Own,
         }
     }
 
@@ -63,7 +75,13 @@ impl Failure {
             code,
             message,
             retryable,
+            blame: Blame::Own,
         }
+    }
+
+    /// The same, as somebody else's fault.
+    pub(crate) fn blame(self, blame: Blame) -> Self {
+        Self { blame, ..self }
     }
 
     /// The trainer ended without a word.
@@ -155,6 +173,15 @@ impl Failure {
         Self::retryable("worker_disk", format!("The worker could not {action}."))
     }
 
+    /// What the trainer said of a job that was not alone in it: memory that ran out was taken by all of them.
+    pub(crate) fn in_company(self) -> Self {
+        if self.code == OUT_OF_MEMORY {
+            self.blame(Blame::Shared)
+        } else {
+            self
+        }
+    }
+
     /// Whether a run that began from a checkpoint should try an older one.
     pub(crate) fn blames_checkpoint(&self) -> bool {
         CHECKPOINT_CODES.contains(&self.code.as_str())
@@ -167,6 +194,7 @@ impl Failure {
                 message: self.message.clone(),
             },
             retryable: self.retryable,
+            blame: self.blame,
         }
     }
 }
@@ -191,6 +219,11 @@ mod tests {
     fn users_errors_are_final_and_crashes_are_not() {
         assert!(!Failure::reported("nothing_supervised".into(), String::new()).retryable);
         assert!(Failure::reported("out_of_memory".into(), String::new()).retryable);
+        let memory = Failure::reported("out_of_memory".into(), String::new());
+        assert_eq!(memory.clone().blame, Blame::Own);
+        assert_eq!(memory.in_company().blame, Blame::Shared);
+        let loss = Failure::reported("non_finite_loss".into(), String::new());
+        assert_eq!(loss.in_company().blame, Blame::Own);
         assert!(Failure::exited(ExitStatus::from_raw(11)).retryable);
         assert_eq!(Failure::exited(ExitStatus::from_raw(9)).code, "trainer_killed");
         assert!(!Failure::exited(ExitStatus::from_raw(2 << 8)).retryable);

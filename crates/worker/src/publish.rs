@@ -1,4 +1,4 @@
-//! From a finished child to an adapter version: verify, upload, and then one transaction.
+//! From a finished training to an adapter version: verify, upload, and then one transaction.
 
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,7 @@ pub(crate) struct Prepared {
     completion: Completion,
 }
 
-/// Verifies and uploads what the child left in `folder` after `steps` steps. May be dropped at any time.
+/// Verifies and uploads what the trainer has made. May be dropped at any time.
 pub(crate) async fn prepare(
     context: &WorkerContext,
     job: &ClaimedJob,
@@ -50,7 +50,7 @@ pub(crate) async fn prepare(
             .expect("invariant: our own file names have a place");
         files.push(upload(context, &key, &folder.join(name), "the adapter").await?);
     }
-    let metrics = metrics_file::write(&context.store, job, &directory.metrics())
+    let mut metrics = metrics_file::write(&context.store, job, &directory.metrics())
         .await
         .map_err(|error| {
             tracing::warn!(error = %chain(&error), "the metrics file cannot be made");
@@ -59,9 +59,13 @@ pub(crate) async fn prepare(
                 "The worker could not gather the metrics of the job.",
             )
         })?;
+    if finished.stopped_early || finished.delivered_step != finished.steps {
+        metrics["stopped_early"] = finished.stopped_early.into();
+        metrics["delivered_step"] = finished.delivered_step.into();
+    }
     let key = BlobKey::metrics(run_place(lease));
     let metrics_file = upload(context, &key, &directory.metrics(), "the metrics").await?;
-    let manifest = manifest(job, base_model_details(job)?, &files, &metrics);
+    let manifest = manifest(job, base_model_details(&job.base_model)?, &files, &metrics);
     let version = NewAdapterVersion {
         digest: canonical_digest(&manifest),
         manifest,
@@ -104,11 +108,13 @@ pub(crate) async fn commit(
     }
 }
 
-/// What the child says it has made.
+/// What the trainer says it has made.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) steps: u64,
     pub(crate) folder: PathBuf,
+    pub(crate) delivered_step: u64,
+    pub(crate) stopped_early: bool,
 }
 
 async fn verify(folder: PathBuf, job: &ClaimedJob) -> Result<(), Failure> {

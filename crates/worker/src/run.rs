@@ -1,5 +1,7 @@
 //! One run: a claimed job from staging to its end.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tunesmith_blobs::Blobs;
@@ -21,8 +23,9 @@ use crate::{
     publish::{self, Finished},
     scratch::{RunDirectory, Scratch},
     settings::WorkerSettings,
-    stage::{StagedCheckpoint, base_model_details, stage_checkpoint, stage_inputs},
-    supervise::{ChildEnd, Start, log_event, train},
+    stage::{StagedCheckpoint, base_model_details, stage_checkpoint, stage_data},
+    supervise::{Start, TrainingEnd, log_event, train},
+    trainer::Desk,
 };
 
 /// What all runs of a worker share.
@@ -58,9 +61,9 @@ enum RunEnd {
     Released,
 }
 
-/// Trains the job and tells the queue how it went. The moment the lease is lost everything stops, the child is killed,
-/// and nothing more is written. `claimed_at`: before the claim was sent.
-pub(crate) async fn run_job(context: &WorkerContext, job: &ClaimedJob, device: &str, claimed_at: Instant) {
+/// Has the job trained and tells the queue how it went. The moment the lease is lost everything stops, the trainer is
+/// told to let go of the job, and nothing more is written. `claimed_at`: before the claim was sent.
+pub(crate) async fn run_job(context: &WorkerContext, job: &ClaimedJob, desk: &Desk, claimed_at: Instant) {
     let lease = Lease::hold(
         context.store.clone(),
         context.settings.queue,
@@ -70,7 +73,7 @@ pub(crate) async fn run_job(context: &WorkerContext, job: &ClaimedJob, device: &
         context.notifications.subscribe(),
     );
     let work = async {
-        let end = attempt(context, job, &lease, device).await;
+        let end = attempt(context, job, &lease, desk).await;
         settle(context, &lease.handle(), end).await;
     };
     tokio::select! {
@@ -80,17 +83,17 @@ pub(crate) async fn run_job(context: &WorkerContext, job: &ClaimedJob, device: &
     }
 }
 
-async fn attempt(context: &WorkerContext, job: &ClaimedJob, lease: &Lease, device: &str) -> RunEnd {
+async fn attempt(context: &WorkerContext, job: &ClaimedJob, lease: &Lease, desk: &Desk) -> RunEnd {
     let directory = match context.scratch.run_directory(job.run_id) {
-        Ok(directory) => directory,
+        Ok(directory) => Arc::new(directory),
         Err(error) => return RunEnd::Failed(Failure::disk("make a run directory", &error)),
     };
     let staged = tokio::select! {
         () = lease.cancel_requested() => return RunEnd::Cancelled,
         () = context.draining.cancelled() => return RunEnd::Released,
-        staged = stage_inputs(&context.blobs, &context.cache, job, &directory) => staged,
+        staged = stage_data(&context.blobs, job, &directory) => staged,
     };
-    let base = match staged.and_then(|()| base_model_details(job)) {
+    let base = match staged.and_then(|()| base_model_details(&job.base_model)) {
         Ok(base) => base,
         Err(failure) => return RunEnd::Failed(failure),
     };
@@ -100,7 +103,7 @@ async fn attempt(context: &WorkerContext, job: &ClaimedJob, lease: &Lease, devic
         lease,
         directory: &directory,
         config_hash: config_hash(job, base),
-        device,
+        desk,
     };
     run.train_and_publish().await
 }
@@ -109,9 +112,9 @@ struct Run<'a> {
     context: &'a WorkerContext,
     job: &'a ClaimedJob,
     lease: &'a Lease,
-    directory: &'a RunDirectory,
+    directory: &'a Arc<RunDirectory>,
     config_hash: Sha256Digest,
-    device: &'a str,
+    desk: &'a Desk,
 }
 
 impl Run<'_> {
@@ -130,16 +133,16 @@ impl Run<'_> {
                 directory: self.directory,
                 config_hash: &self.config_hash,
                 resume: resume.as_deref(),
-                device: self.device,
+                desk: self.desk,
             };
             if let Err(error) = self.directory.clear_outputs() {
                 return RunEnd::Failed(Failure::disk("clear the run directory", &error));
             }
             match train(&start).await {
-                ChildEnd::Finished(finished) => return self.publish(&finished).await,
-                ChildEnd::Cancelled => return RunEnd::Cancelled,
-                ChildEnd::Drained => return RunEnd::Released,
-                ChildEnd::Failed(failure, log) => {
+                TrainingEnd::Finished(finished) => return self.publish(&finished).await,
+                TrainingEnd::Cancelled => return RunEnd::Cancelled,
+                TrainingEnd::Drained => return RunEnd::Released,
+                TrainingEnd::Failed(failure, log) => {
                     if !log.is_empty() {
                         let event = log_event(&failure, &log);
                         self.context.note(&self.lease.handle(), &event).await;

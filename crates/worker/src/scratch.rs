@@ -1,4 +1,4 @@
-//! The worker's own folder: one run directory a run, removed when the run ends.
+//! The worker's own folder: one directory a run and one a trainer, removed when they end.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -16,6 +16,7 @@ const REMOVE_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Scratch {
     runs: PathBuf,
+    trainers: PathBuf,
     _lock: File,
 }
 
@@ -37,13 +38,21 @@ impl Scratch {
             Err(TryLockError::WouldBlock) => return Err(ScratchError::InUse),
             Err(TryLockError::Error(error)) => return Err(ScratchError::Io(error)),
         }
-        let runs = folder.join("runs");
-        if runs.exists() {
-            fs::remove_dir_all(&runs).map_err(ScratchError::Io)?;
-        }
-        fs::create_dir_all(&runs).map_err(ScratchError::Io)?;
-        let runs = runs.canonicalize().map_err(ScratchError::Io)?;
-        Ok(Self { runs, _lock: lock })
+        Ok(Self {
+            runs: emptied(folder.join("runs")).map_err(ScratchError::Io)?,
+            trainers: emptied(folder.join("trainers")).map_err(ScratchError::Io)?,
+            _lock: lock,
+        })
+    }
+
+    /// A new directory for a trainer.
+    pub(crate) fn trainer_directory(&self) -> io::Result<TrainerDirectory> {
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        let directory = TrainerDirectory {
+            root: self.trainers.join(name),
+        };
+        fs::create_dir(&directory.root)?;
+        Ok(directory)
     }
 
     /// A new run directory.
@@ -57,25 +66,61 @@ impl Scratch {
     }
 }
 
-/// What the child may read and write. Removed when dropped.
+fn emptied(folder: PathBuf) -> io::Result<PathBuf> {
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    folder.canonicalize()
+}
+
+/// `text` without the place of a directory, which is nothing to users of the platform.
+fn hide(root: &Path, text: &str) -> String {
+    let root = root.to_string_lossy();
+    text.replace(&format!("{root}/"), "").replace(&*root, ".")
+}
+
+/// What a trainer reads whichever job it trains. Removed when dropped.
+#[derive(Debug)]
+pub(crate) struct TrainerDirectory {
+    root: PathBuf,
+}
+
+impl TrainerDirectory {
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `text` without the place of this directory.
+    pub(crate) fn hide_in(&self, text: &str) -> String {
+        hide(&self.root, text)
+    }
+
+    pub(crate) fn base(&self) -> PathBuf {
+        self.root.join("base")
+    }
+
+    pub(crate) fn spec(&self) -> PathBuf {
+        self.root.join("gang.json")
+    }
+}
+
+impl Drop for TrainerDirectory {
+    fn drop(&mut self) {
+        remove_soon(std::mem::take(&mut self.root));
+    }
+}
+
+/// What the trainer may read and write for one job. Removed when dropped.
 #[derive(Debug)]
 pub(crate) struct RunDirectory {
     root: PathBuf,
 }
 
 impl RunDirectory {
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// `text` without the place of this directory, which is nothing to users of the platform.
+    /// `text` without the place of this directory.
     pub(crate) fn hide_in(&self, text: &str) -> String {
-        let root = self.root.to_string_lossy();
-        text.replace(&format!("{root}/"), "").replace(&*root, ".")
-    }
-
-    pub(crate) fn base(&self) -> PathBuf {
-        self.root.join("base")
+        hide(&self.root, text)
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -107,7 +152,7 @@ impl RunDirectory {
         self.root.join("uploads")
     }
 
-    /// Removes what a child has written, before the next one is started.
+    /// Removes what the trainer has written, before the job joins it again.
     pub(crate) fn clear_outputs(&self) -> io::Result<()> {
         for folder in [self.out(), self.checkpoints()] {
             if folder.exists() {
@@ -133,15 +178,18 @@ impl RunDirectory {
 
 impl Drop for RunDirectory {
     fn drop(&mut self) {
-        let root = std::mem::take(&mut self.root);
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || remove(&root))),
-            Err(_) => remove(&root),
-        }
+        remove_soon(std::mem::take(&mut self.root));
     }
 }
 
-/// Removes a run directory in which a child that was just killed may still write for a moment.
+fn remove_soon(root: PathBuf) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(move || remove(&root))),
+        Err(_) => remove(&root),
+    }
+}
+
+/// Removes a directory in which a child that was just killed may still write for a moment.
 fn remove(root: &Path) {
     let mut last = Ok(());
     for _ in 0..REMOVE_ATTEMPTS {
@@ -152,6 +200,6 @@ fn remove(root: &Path) {
         }
     }
     if let Err(error) = last {
-        tracing::warn!(path = %root.display(), %error, "a run directory could not be removed");
+        tracing::warn!(path = %root.display(), %error, "a directory could not be removed");
     }
 }

@@ -17,6 +17,8 @@ pub struct WorkerSettings {
     pub cache_limit_bytes: u64,
     /// The child.
     pub trainer: TrainerSettings,
+    /// Which jobs are trained together.
+    pub gang: GangSettings,
     /// The times of the lease, as the database applies them.
     pub queue: QueueSettings,
     /// The times that the worker keeps by itself.
@@ -24,7 +26,7 @@ pub struct WorkerSettings {
 }
 
 impl WorkerSettings {
-    /// The usual times, one job at a time on the device that the trainer chooses, everything in `data_dir`.
+    /// The usual times and bounds, one trainer on the device that it chooses, everything in `data_dir`.
     #[must_use]
     pub fn new(name: impl Into<String>, data_dir: impl Into<PathBuf>, trainer: impl Into<PathBuf>) -> Self {
         let data_dir = data_dir.into();
@@ -38,6 +40,7 @@ impl WorkerSettings {
                 devices: vec!["auto".to_owned()],
                 threads: None,
             },
+            gang: GangSettings::default(),
             queue: QueueSettings::default(),
             timings: WorkerTimings::default(),
         }
@@ -49,10 +52,36 @@ impl WorkerSettings {
 pub struct TrainerSettings {
     /// `tunesmith-trainer`
     pub program: PathBuf,
-    /// Devices (`auto`, `cpu`, `cuda:0`); as many jobs run at a time, one on each.
+    /// Devices (`auto`, `cpu`, `cuda:0`), with at most one child on each.
     pub devices: Vec<String>,
     /// CPU threads of each child; none leaves it to the child.
     pub threads: Option<u32>,
+}
+
+/// The bounds of a gang: jobs on one base model that one trainer trains together.
+#[derive(Debug, Clone, Copy)]
+pub struct GangSettings {
+    /// Jobs at a time; at least 1.
+    pub most_jobs: usize,
+    /// Sum of the jobs' LoRA ranks, which bounds their memory: an adapter with its gradients and optimizer takes at
+    /// most `16 * rank * (inputs + outputs)` bytes over the modules of the base model, some 42 MB a rank where that
+    /// has 8 billion parameters. A job that exceeds it by itself is trained alone.
+    pub most_rank: u32,
+    /// Once a job that needs another base model has waited for this long, nobody joins ahead of it any more.
+    pub patience: Duration,
+    /// A trainer without jobs keeps its base model loaded for this long, unless a job needs another one.
+    pub idle: Duration,
+}
+
+impl Default for GangSettings {
+    fn default() -> Self {
+        Self {
+            most_jobs: 8,
+            most_rank: 512,
+            patience: Duration::from_secs(30),
+            idle: Duration::from_secs(300),
+        }
+    }
 }
 
 /// The times that a worker keeps by itself. Tests shorten them.
@@ -60,8 +89,8 @@ pub struct TrainerSettings {
 pub struct WorkerTimings {
     /// Between two renewals of a lease.
     pub renew: Duration,
-    /// A child is killed this long after the last renewal that was answered, counted from before it was sent. Well
-    /// below the lease's time-to-live.
+    /// A job is given up this long after the last renewal that was answered, counted from before it was sent: it is
+    /// cancelled in its child, which is killed where it has no other job. Well below the lease's time-to-live.
     pub self_fence: Duration,
     /// Least time between two renewals where a notification hints at a cancel request.
     pub renew_least: Duration,
@@ -71,11 +100,13 @@ pub struct WorkerTimings {
     pub reap: Duration,
     /// Metrics wait at most this long to be written.
     pub metrics_flush: Duration,
-    /// A child that makes no step for this long is killed, unless its steps are slow: see `progress_factor`.
+    /// A child in which no job makes a step for this long is killed, unless steps are slow: see `progress_factor`. A
+    /// single job that stands still among others has this long for each of them.
     pub progress_least: Duration,
     /// A child is also given this many times its median step.
     pub progress_factor: f64,
-    /// From the cancel command to the kill.
+    /// From the cancel command to the kill; where others are in the child, to the step with which it shows that it goes
+    /// on with them and does not obey.
     pub cancel_grace: Duration,
     /// From the drain command to the kill.
     pub drain_grace: Duration,

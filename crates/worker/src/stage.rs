@@ -1,20 +1,24 @@
-//! Filling a run directory: base model, examples, and a checkpoint to go on from. Every byte is verified before use.
+//! Filling a run directory: examples, and a checkpoint to go on from. Every byte is verified before use.
 
 use std::path::PathBuf;
 
 use tunesmith_blobs::{BlobError, BlobKey, Blobs, keys::CHECKPOINT_FILES};
-use tunesmith_store::{base_models::BaseModelDetails, checkpoints::Checkpoint, queue::ClaimedJob};
+use tunesmith_store::{
+    base_models::{BaseModel, BaseModelDetails},
+    checkpoints::Checkpoint,
+    queue::ClaimedJob,
+};
 use tunesmith_types::names::Sha256Digest;
 
 use crate::{
-    base_model_cache::{BaseModelCache, fetch},
+    base_model_cache::fetch,
     failure::{Failure, chain},
     scratch::RunDirectory,
 };
 
 /// The base model's details; a job is only made for a model that has them.
-pub(crate) fn base_model_details(job: &ClaimedJob) -> Result<&BaseModelDetails, Failure> {
-    job.base_model.details.as_ref().ok_or_else(|| {
+pub(crate) fn base_model_details(base_model: &BaseModel) -> Result<&BaseModelDetails, Failure> {
+    base_model.details.as_ref().ok_or_else(|| {
         Failure::last(
             "base_model_not_ready",
             "The base model is not ready; register it again.",
@@ -22,15 +26,12 @@ pub(crate) fn base_model_details(job: &ClaimedJob) -> Result<&BaseModelDetails, 
     })
 }
 
-/// Base model and examples.
-pub(crate) async fn stage_inputs(
+/// The examples.
+pub(crate) async fn stage_data(
     blobs: &Blobs,
-    cache: &BaseModelCache,
     job: &ClaimedJob,
     directory: &RunDirectory,
 ) -> Result<(), Failure> {
-    let base = base_model_details(job)?;
-    cache.stage(blobs, &base.files, &directory.base()).await?;
     let key: BlobKey = job
         .dataset
         .blob_key

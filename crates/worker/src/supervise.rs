@@ -1,24 +1,17 @@
-//! Watching one child from its start to its end.
+//! Watching one job in its trainer, from its first event to its last.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use serde_json::json;
-use tokio::time::Instant;
 use tunesmith_store::{
     events::NewEvent,
     metrics::NewMetric,
     queue::{self, ClaimedJob, RunStart},
 };
-use tunesmith_types::{
-    names::Sha256Digest,
-    states::EventLevel,
-    trainer::{TrainerCommand, TrainerEvent},
-};
+use tunesmith_types::{names::Sha256Digest, states::EventLevel, trainer::TrainerEvent};
 
 use crate::{
-    arguments::train_arguments,
     checkpoint_upload::{CheckpointUploader, UploadContext},
-    child::{Output, TrainerChild},
     failure::{Failure, chain},
     lease::{Lease, LeaseHandle},
     metrics_writer::MetricsWriter,
@@ -26,53 +19,42 @@ use crate::{
     publish::Finished,
     run::WorkerContext,
     scratch::RunDirectory,
+    seats::{SeatEvent, Stop},
+    trainer::{Desk, Seat},
     watchdog::Watchdog,
 };
 
 /// Warnings of one run that become events.
 const MOST_WARNINGS: u32 = 20;
 
-/// How a child ended.
+/// How the training of a job ended.
 #[derive(Debug)]
-pub(crate) enum ChildEnd {
-    /// It says that its output is whole.
+pub(crate) enum TrainingEnd {
+    /// The trainer says that the output is whole.
     Finished(Finished),
-    /// Stopped, or killed, because the job is to be cancelled.
+    /// Stopped because the job is to be cancelled.
     Cancelled,
-    /// Stopped, or killed, because the worker goes away.
+    /// Stopped because the worker goes away.
     Drained,
-    /// With an error; the end of its log.
+    /// With an error; the end of the trainer's log.
     Failed(Failure, String),
 }
 
-/// What a child is started with.
+/// What a training is started with.
 pub(crate) struct Start<'a> {
     pub(crate) context: &'a WorkerContext,
     pub(crate) job: &'a ClaimedJob,
     pub(crate) lease: &'a Lease,
-    pub(crate) directory: &'a RunDirectory,
+    pub(crate) directory: &'a Arc<RunDirectory>,
     pub(crate) config_hash: &'a Sha256Digest,
     pub(crate) resume: Option<&'a Path>,
-    pub(crate) device: &'a str,
+    pub(crate) desk: &'a Desk,
 }
 
-/// Starts the trainer and stays with it until it is gone, its metrics are written and its checkpoints uploaded.
-pub(crate) async fn train(start: &Start<'_>) -> ChildEnd {
+/// Has the trainer train the job and stays with it until it has let go of it, the metrics are written and the
+/// checkpoints uploaded.
+pub(crate) async fn train(start: &Start<'_>) -> TrainingEnd {
     let settings = &start.context.settings;
-    let arguments = train_arguments(
-        start.directory,
-        start.job,
-        start.resume,
-        start.device,
-        settings.trainer.threads,
-    );
-    let child = match TrainerChild::spawn(&settings.trainer.program, arguments, start.directory.root()) {
-        Ok(child) => child,
-        Err(error) => {
-            tracing::error!(program = %settings.trainer.program.display(), %error, "the trainer cannot be started");
-            return ChildEnd::Failed(Failure::not_started(&error), String::new());
-        }
-    };
     let lease = start.lease.handle();
     let uploads = UploadContext {
         store: start.context.store.clone(),
@@ -83,7 +65,7 @@ pub(crate) async fn train(start: &Start<'_>) -> ChildEnd {
     };
     let mut supervisor = Supervisor {
         start,
-        child,
+        seat: start.desk.join(start.job, start.directory, start.resume),
         metrics: MetricsWriter::start(start.context.store.clone(), lease.clone(), &settings.timings),
         uploader: CheckpointUploader::start(uploads),
         lease,
@@ -101,76 +83,62 @@ pub(crate) async fn train(start: &Start<'_>) -> ChildEnd {
 enum StopCause {
     Cancel,
     Drain,
+    NoProgress,
 }
 
 #[derive(Debug)]
 enum Ending {
     Finished(Finished),
     Stopped,
-    Failed(Failure),
+    Failed(Failure, String),
+    /// The whole trainer is gone.
+    Gone(Failure, String),
 }
 
 struct Supervisor<'a> {
     start: &'a Start<'a>,
-    child: TrainerChild,
+    seat: Seat,
     metrics: MetricsWriter,
     uploader: CheckpointUploader,
     lease: LeaseHandle,
     watchdog: Watchdog,
-    /// Why the child was told to stop, and when it is killed if it does not.
-    stopping: Option<(StopCause, Instant)>,
+    /// Why the job was told to stop.
+    stopping: Option<StopCause>,
     ending: Option<Ending>,
     last_checkpoint: Option<u64>,
     warnings: u32,
 }
 
 impl Supervisor<'_> {
-    /// Until the child has said its last word, closed its output, or been killed.
+    /// Until the job's last event, or the trainer's end.
     async fn watch(&mut self) {
         while self.ending.is_none() {
-            let cause = self.stopping.map(|(cause, _)| cause);
-            let deadline = self
-                .stopping
-                .map_or_else(|| self.watchdog.deadline(), |(_, deadline)| deadline);
+            let cause = self.stopping;
+            // The whole trainer is watched too, and less patiently.
+            let turns = u32::try_from(self.seat.jobs()).unwrap_or(u32::MAX).max(1);
+            let silence = self.watchdog.deadline(turns.saturating_add(1));
             tokio::select! {
-                output = self.child.next() => match output {
-                    Output::Event(event) => self.event(event).await,
-                    Output::Violation(what) => {
-                        self.ending = Some(Ending::Failed(Failure::protocol(what)));
-                        self.child.kill();
-                    }
-                    Output::End => return,
+                event = self.seat.next() => match event {
+                    SeatEvent::Event(event) => self.event(event).await,
+                    SeatEvent::Failed(failure, log) => self.ending = Some(Ending::Failed(failure, log)),
+                    SeatEvent::Gone(failure, log) => self.ending = Some(Ending::Gone(failure, log)),
                 },
                 () = self.start.lease.cancel_requested(), if cause != Some(StopCause::Cancel) => {
-                    self.stop(StopCause::Cancel).await;
+                    self.stop(StopCause::Cancel);
                 }
-                () = self.start.context.draining.cancelled(), if cause.is_none() => {
-                    self.stop(StopCause::Drain).await;
-                }
-                () = tokio::time::sleep_until(deadline) => return self.overdue(),
+                () = self.start.context.draining.cancelled(), if cause.is_none() => self.stop(StopCause::Drain),
+                () = tokio::time::sleep_until(silence), if cause.is_none() => self.stop(StopCause::NoProgress),
             }
         }
     }
 
-    async fn stop(&mut self, cause: StopCause) {
-        let timings = &self.start.context.settings.timings;
-        let (command, grace) = match cause {
-            StopCause::Cancel => (TrainerCommand::Cancel, timings.cancel_grace),
-            StopCause::Drain => (TrainerCommand::Drain, timings.drain_grace),
-        };
-        tracing::info!(job = %self.lease.token.job_id, ?command, "telling the trainer to stop");
-        self.stopping = Some((cause, Instant::now() + grace));
-        // A child that does not read blocks a write only when the pipe is full of commands, which two never do.
-        self.child.command(command).await;
-    }
-
-    /// Nothing came in time.
-    fn overdue(&mut self) {
-        tracing::warn!(job = %self.lease.token.job_id, stopping = ?self.stopping, "the trainer is overdue; killing it");
-        if self.stopping.is_none() {
-            self.ending = Some(Ending::Failed(Failure::no_progress(self.watchdog.patience())));
-        }
-        self.child.kill();
+    fn stop(&mut self, cause: StopCause) {
+        tracing::info!(job = %self.lease.token.job_id, ?cause, "telling the trainer to stop the job");
+        self.stopping = Some(cause);
+        self.seat.stop(match cause {
+            StopCause::Cancel | StopCause::NoProgress => Stop::Cancel,
+            StopCause::Drain => Stop::Drain,
+        });
     }
 
     async fn event(&mut self, event: TrainerEvent) {
@@ -192,20 +160,30 @@ impl Supervisor<'_> {
             }
             TrainerEvent::Checkpoint { step, path } => self.checkpoint(step, &path),
             TrainerEvent::Warning { message } => self.warning(message).await,
-            TrainerEvent::Finished { steps, path } => {
+            TrainerEvent::Finished {
+                steps,
+                path,
+                delivered_step,
+                stopped_early,
+            } => {
                 let folder = path.into();
-                self.ending = Some(Ending::Finished(Finished { steps, folder }));
+                self.ending = Some(Ending::Finished(Finished {
+                    steps,
+                    folder,
+                    delivered_step,
+                    stopped_early,
+                }));
             }
             TrainerEvent::Stopped { step, checkpoint, .. } => {
-                if let Some(path) = checkpoint {
+                // A job that was stopped before it began names what it was to begin from.
+                let new = checkpoint.filter(|path| self.start.resume != Some(Path::new(path)));
+                if let Some(path) = new {
                     self.checkpoint(step, &path);
                 }
                 self.ending = Some(Ending::Stopped);
             }
-            TrainerEvent::Failed { code, message } => {
-                let message = self.start.directory.hide_in(&message);
-                self.ending = Some(Ending::Failed(Failure::reported(code, message)));
-            }
+            // Of the trainer as a whole, or told by the seat in another way.
+            TrainerEvent::Ready { .. } | TrainerEvent::Failed { .. } => {}
         }
     }
 
@@ -262,33 +240,40 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Waits for the child to be gone and for what it left to be safe.
-    async fn conclude(mut self) -> ChildEnd {
-        let timings = &self.start.context.settings.timings;
-        let status = self.child.wait(timings.exit_grace).await;
-        let log = self.start.directory.hide_in(&self.child.log_tail().await);
+    /// Waits for what the job has left to be safe.
+    async fn conclude(self) -> TrainingEnd {
         self.metrics.finish().await;
-        let cause = self.stopping.map(|(cause, _)| cause);
-        if cause != Some(StopCause::Cancel) {
-            self.uploader.finish(timings.upload_grace).await;
+        if self.stopping != Some(StopCause::Cancel) {
+            self.uploader
+                .finish(self.start.context.settings.timings.upload_grace)
+                .await;
         }
-        match (self.ending, cause) {
-            (Some(Ending::Finished(finished)), _) => ChildEnd::Finished(finished),
-            (_, Some(StopCause::Cancel)) => ChildEnd::Cancelled,
-            (Some(Ending::Failed(failure)), _) => ChildEnd::Failed(failure, log),
-            (_, Some(StopCause::Drain)) => ChildEnd::Drained,
-            (Some(Ending::Stopped), None) => {
-                ChildEnd::Failed(Failure::protocol("it stopped without being told to"), log)
+        let hidden = |failure: Failure| Failure {
+            message: self.start.directory.hide_in(&failure.message),
+            ..failure
+        };
+        let hide = |log: String| self.start.directory.hide_in(&log);
+        let ending = self
+            .ending
+            .expect("invariant: a job that is watched no more has ended");
+        match (ending, self.stopping) {
+            (Ending::Finished(finished), _) => TrainingEnd::Finished(finished),
+            (_, Some(StopCause::Cancel)) => TrainingEnd::Cancelled,
+            (Ending::Failed(failure, log), _) => TrainingEnd::Failed(hidden(failure), hide(log)),
+            (_, Some(StopCause::Drain)) => TrainingEnd::Drained,
+            (_, Some(StopCause::NoProgress)) => {
+                TrainingEnd::Failed(Failure::no_progress(self.watchdog.patience()), String::new())
             }
-            (None, None) => match status {
-                Ok(status) => ChildEnd::Failed(Failure::exited(status), log),
-                Err(error) => ChildEnd::Failed(Failure::disk("wait for the trainer", &error), log),
-            },
+            (Ending::Gone(failure, log), None) => TrainingEnd::Failed(hidden(failure), hide(log)),
+            (Ending::Stopped, None) => TrainingEnd::Failed(
+                Failure::protocol("it stopped a job without being told to"),
+                String::new(),
+            ),
         }
     }
 }
 
-/// The end of a child's log, for the job's events.
+/// The end of a trainer's log, for the job's events.
 pub(crate) fn log_event(failure: &Failure, log: &str) -> NewEvent {
     NewEvent::new(EventLevel::Error, "trainer_log", "the end of the trainer's log")
         .with(json!({"code": failure.code, "log": log}))

@@ -1,4 +1,4 @@
-//! How long a child may go without a step.
+//! How long a child, or a job in it, may go without a step.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -53,10 +53,10 @@ impl Watchdog {
         self.least.max(slow)
     }
 
-    /// When to bite.
-    pub(crate) fn deadline(&self) -> Instant {
-        let patience = self.patience().min(Duration::from_secs(30 * 24 * 3600));
-        self.last_progress + patience
+    /// When to bite, where `turns` have as much patience each.
+    pub(crate) fn deadline(&self, turns: u32) -> Instant {
+        let patience = self.patience().saturating_mul(turns);
+        self.last_progress + patience.min(Duration::from_secs(30 * 24 * 3600))
     }
 }
 

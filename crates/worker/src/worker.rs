@@ -1,22 +1,23 @@
-//! The loop around the runs: claim while a device is free, search for jobs of workers that went silent, drain at the
-//! end.
+//! The whole of a worker: its devices are served, jobs of workers that went silent are searched for, and at the end
+//! everything is drained.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tunesmith_blobs::Blobs;
 use tunesmith_store::{
     Store, StoreError,
     notifications::{Notification, Notifications, Subscription},
-    queue::{self, ClaimedJob},
+    queue,
 };
 
 use crate::{
     base_model_cache::BaseModelCache,
     failure::chain,
+    gang::serve,
     persist::persist,
-    run::{WorkerContext, run_job},
+    run::WorkerContext,
     scratch::{Scratch, ScratchError},
     settings::WorkerSettings,
 };
@@ -58,8 +59,8 @@ pub enum WorkerError {
 pub struct Worker;
 
 impl Worker {
-    /// Works until `shutdown`, then drains: no further claims; each child writes a checkpoint, which is uploaded, and
-    /// its job goes back to the queue without an attempt being used. Returns when nothing is left to do, and no child
+    /// Works until `shutdown`, then drains: no further claims; each job's checkpoint is written and uploaded, and it
+    /// goes back to the queue without an attempt being used. Returns when nothing is left to do, and no child
     /// is left behind. Dropping the future kills the children; their jobs are then rescued by other workers.
     ///
     /// # Errors
@@ -90,7 +91,7 @@ impl Worker {
         tracing::info!(worker = context.settings.name, devices = ?context.settings.trainer.devices, "the worker is up");
         let mut reaper = JoinSet::new();
         reaper.spawn(reap_now_and_then(Arc::clone(&context)));
-        claim_and_run(&context).await;
+        serve_devices(&context).await;
         tracing::info!(worker = context.settings.name, "the worker is drained");
         Ok(())
     }
@@ -127,72 +128,20 @@ fn open_folders(settings: &WorkerSettings) -> Result<(Scratch, BaseModelCache), 
     Ok((scratch, cache))
 }
 
-/// A device in use; goes back to the free ones when dropped, also by a panic.
-struct Device {
-    name: String,
-    free: mpsc::UnboundedSender<String>,
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        // Nobody waits for it once the worker drains.
-        let _ = self.free.send(std::mem::take(&mut self.name));
-    }
-}
-
-async fn claim_and_run(context: &Arc<WorkerContext>) {
-    let (free, mut free_devices) = mpsc::unbounded_channel();
+async fn serve_devices(context: &Arc<WorkerContext>) {
+    let mut devices = JoinSet::new();
     for device in &context.settings.trainer.devices {
-        free.send(device.clone())
-            .expect("invariant: the receiver is alive");
+        devices.spawn(serve(Arc::clone(context), device.clone()));
     }
-    // Subscribed before the first look into the queue: a job that comes after the look wakes the wait.
-    let mut wakeups = context.notifications.subscribe();
-    let mut runs = JoinSet::new();
-    loop {
-        let name = tokio::select! {
-            biased;
-            () = context.draining.cancelled() => break,
-            Some(ended) = runs.join_next() => {
-                report(ended);
-                continue;
-            }
-            Some(name) = free_devices.recv() => name,
-        };
-        let device = Device {
-            name,
-            free: free.clone(),
-        };
-        let claimed_at = Instant::now();
-        // Not raced against the shutdown: a claim that is dropped half-way would hold a job until it is rescued.
-        match queue::claim(&context.store, &context.settings.queue, &context.settings.name).await {
-            Ok(Some(job)) => {
-                runs.spawn(run_on(Arc::clone(context), job, device, claimed_at));
-            }
-            Ok(None) => wait_for_work(context, &mut wakeups).await,
-            Err(error) => {
-                tracing::warn!(error = %chain(&error), "the queue cannot be asked");
-                wait_at_most(context, context.settings.timings.poll).await;
-            }
+    while let Some(ended) = devices.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a device is served no more");
         }
     }
-    while let Some(ended) = runs.join_next().await {
-        report(ended);
-    }
 }
 
-async fn run_on(context: Arc<WorkerContext>, job: ClaimedJob, device: Device, claimed_at: Instant) {
-    tracing::info!(job = %job.token.job_id, run = %job.run_id, epoch = job.token.epoch, "a job is claimed");
-    run_job(&context, &job, &device.name, claimed_at).await;
-}
-
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
-        tracing::error!(%error, "a run panicked; its job is rescued when its lease has run out");
-    }
-}
-
-async fn wait_for_work(context: &WorkerContext, wakeups: &mut Subscription) {
+/// Until a job is queued, but somewhat less than `longest`.
+pub(crate) async fn wait_for_work(context: &WorkerContext, wakeups: &mut Subscription, longest: Duration) {
     let queued = async {
         while !matches!(
             wakeups.next().await,
@@ -201,12 +150,12 @@ async fn wait_for_work(context: &WorkerContext, wakeups: &mut Subscription) {
     };
     tokio::select! {
         () = queued => {}
-        () = wait_at_most(context, context.settings.timings.poll) => {}
+        () = wait_at_most(context, longest) => {}
     }
 }
 
 /// Somewhat less than `longest`, at random, so that workers that started together do not ask together.
-async fn wait_at_most(context: &WorkerContext, longest: Duration) {
+pub(crate) async fn wait_at_most(context: &WorkerContext, longest: Duration) {
     let pause = longest.mul_f64(rand::random_range(0.8..=1.0));
     tokio::select! {
         () = context.draining.cancelled() => {}

@@ -1,7 +1,7 @@
 //! Taking a job, and keeping it.
 
 use serde_json::{Value, json};
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Postgres, Transaction};
 use tunesmith_types::{
     hyperparameters::Hyperparameters,
     ids::{BaseModelId, DatasetId, JobId, OrganizationId, RunId},
@@ -45,6 +45,8 @@ pub struct ClaimedJob {
     pub attempts: i32,
     /// Runs before this one whose worker went silent.
     pub rescues: i32,
+    /// Its trainer died once while it trained others too: this time it gets one for itself.
+    pub alone: bool,
 }
 
 /// What the database says to a renewal.
@@ -54,17 +56,19 @@ pub struct RenewAnswer {
     pub cancel_requested: bool,
 }
 
-struct ClaimRow {
-    id: Uuid,
-    organization_id: Uuid,
-    epoch: i64,
-    lease_id: Option<Uuid>,
-    adapter: String,
-    base_model_id: Uuid,
-    dataset_id: Uuid,
-    hyperparameters: Value,
-    attempts: i32,
-    rescues: i32,
+/// A job that an open transaction has taken.
+pub(super) struct ClaimRow {
+    pub(super) id: Uuid,
+    pub(super) organization_id: Uuid,
+    pub(super) epoch: i64,
+    pub(super) lease_id: Option<Uuid>,
+    pub(super) adapter: String,
+    pub(super) base_model_id: Uuid,
+    pub(super) dataset_id: Uuid,
+    pub(super) hyperparameters: Value,
+    pub(super) attempts: i32,
+    pub(super) rescues: i32,
+    pub(super) alone: bool,
 }
 
 /// Takes the job that has waited longest, if one is due. Two workers never get the same one.
@@ -77,9 +81,19 @@ pub async fn claim(
     worker: &str,
 ) -> Result<Option<ClaimedJob>, StoreError> {
     let mut transaction = store.pool().begin().await?;
-    let Some(row) = take_oldest(&mut transaction, settings, worker).await? else {
-        return Ok(None);
-    };
+    match take_oldest(&mut transaction, settings, worker).await? {
+        Some(row) => begin_run(store, transaction, row, worker).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Opens the run of a job that was just taken, and commits.
+pub(super) async fn begin_run(
+    store: &Store,
+    mut transaction: Transaction<'_, Postgres>,
+    row: ClaimRow,
+    worker: &str,
+) -> Result<ClaimedJob, StoreError> {
     let organization_id = OrganizationId::from_uuid(row.organization_id);
     let token = LeaseToken {
         job_id: JobId::from_uuid(row.id),
@@ -101,7 +115,7 @@ pub async fn claim(
     events::append(&mut transaction, organization_id, token.job_id, &event).await?;
     notify_job_updated(&mut transaction, token.job_id).await?;
     transaction.commit().await?;
-    Ok(Some(ClaimedJob {
+    Ok(ClaimedJob {
         token,
         organization_id,
         run_id,
@@ -112,7 +126,8 @@ pub async fn claim(
         checkpoints,
         attempts: row.attempts,
         rescues: row.rescues,
-    }))
+        alone: row.alone,
+    })
 }
 
 /// `now()` in the condition lets the index on `run_at` find the job; the lease counts from `clock_timestamp()`.
@@ -132,7 +147,7 @@ async fn take_oldest(
              order by run_at, id for update skip locked limit 1
          )
          returning id, organization_id, epoch, lease_id, adapter, base_model_id, dataset_id, hyperparameters, attempts,
-                   rescues",
+                   rescues, alone",
         worker,
         interval(settings.ttl),
     )

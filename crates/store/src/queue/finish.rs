@@ -90,6 +90,20 @@ pub struct RunFailure {
     pub error: JobError,
     /// Whether another attempt may go better.
     pub retryable: bool,
+    /// Whose fault it was.
+    pub blame: Blame,
+}
+
+/// Whose fault it was that a run failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The run's own. It uses up an attempt.
+    Own,
+    /// That of one of the jobs which the trainer trained together, and nobody knows which. The job is tried again, uses
+    /// no attempt, and trains alone from now on; so the culprit shows itself, and the others lose only time.
+    Shared,
+    /// Another job's. This one is tried again and uses no attempt.
+    Other,
 }
 
 /// What became of a job whose run failed.
@@ -103,7 +117,7 @@ pub enum FailOutcome {
     Cancelled,
 }
 
-/// Ends a run with an error: the job goes back to the queue, or fails.
+/// Ends a run with an error: the job goes back to the queue, or fails. See [`Blame`] for what counts as an attempt.
 ///
 /// # Errors
 /// [`StoreError::LeaseLost`].
@@ -115,13 +129,16 @@ pub async fn fail(
 ) -> Result<FailOutcome, StoreError> {
     let mut transaction = store.pool().begin().await?;
     let held = lock_held(&mut transaction, token).await?;
+    let own = failure.blame == Blame::Own;
     let counts = Counts {
-        attempt: true,
+        attempt: own,
         rescue: false,
+        alone: failure.blame == Blame::Shared,
     };
-    let failures = held.attempts + 1;
+    let failures = held.attempts + i32::from(own);
+    let again = !own || (failure.retryable && failures < held.max_attempts);
     let data = json!({"code": failure.error.code, "attempt": failures, "max_attempts": held.max_attempts});
-    let (outcome, event) = if failure.retryable && held.cancel_requested {
+    let (outcome, event) = if held.cancel_requested && (failure.retryable || !own) {
         set_cancelled(&mut transaction, token, counts).await?;
         let event = NewEvent::new(
             EventLevel::Warn,
@@ -129,8 +146,8 @@ pub async fn fail(
             "the run failed after the job was to be cancelled",
         );
         (FailOutcome::Cancelled, event)
-    } else if failure.retryable && failures < held.max_attempts {
-        let pause = settings.back_off(failures);
+    } else if again {
+        let pause = settings.back_off(failures.max(1));
         requeue(&mut transaction, token, pause, counts).await?;
         notify_job_queued(&mut transaction, token.job_id).await?;
         let message = format!("the run failed and is tried again: {}", failure.error.message);

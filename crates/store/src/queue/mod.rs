@@ -15,6 +15,7 @@
 
 mod claim;
 mod finish;
+mod gang;
 mod rescue;
 mod write;
 
@@ -29,8 +30,10 @@ use uuid::Uuid;
 
 pub use claim::{ClaimedJob, RenewAnswer, claim, renew};
 pub use finish::{
-    Completion, FailOutcome, Published, ReleaseOutcome, RunFailure, complete, fail, finish_cancel, release,
+    Blame, Completion, FailOutcome, Published, ReleaseOutcome, RunFailure, complete, fail, finish_cancel,
+    release,
 };
+pub use gang::{Opening, claim_to_join, rank};
 pub use rescue::{ExpiredLease, RescueOutcome, expired, reap, rescue};
 pub use write::{NewCheckpoint, RunStart, record_checkpoint, record_event, record_metrics, record_start};
 
@@ -163,7 +166,8 @@ async fn requeue(
     sqlx::query!(
         "update jobs
          set state = 'queued', lease_id = null, lease_until = null, worker = null,
-             run_at = clock_timestamp() + $4::interval, attempts = attempts + $5, rescues = rescues + $6
+             run_at = clock_timestamp() + $4::interval, attempts = attempts + $5, rescues = rescues + $6,
+             alone = alone or $7
          where id = $1 and epoch = $2 and lease_id = $3 and state = 'running'",
         token.job_id.uuid(),
         token.epoch,
@@ -171,6 +175,7 @@ async fn requeue(
         interval(pause),
         i32::from(counts.attempt),
         i32::from(counts.rescue),
+        counts.alone,
     )
     .execute(connection)
     .await?;
@@ -182,6 +187,8 @@ async fn requeue(
 struct Counts {
     attempt: bool,
     rescue: bool,
+    /// The job trains alone from now on.
+    alone: bool,
 }
 
 /// Moves a locked running job to `failed`.

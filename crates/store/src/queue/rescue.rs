@@ -130,9 +130,11 @@ pub async fn rescue(
         return Ok(RescueOutcome::Overtaken);
     };
     end_run(&mut transaction, &lease.token, RunOutcome::LeaseLost, None).await?;
+    // A machine that goes down once is no job's fault. If it happens again, the job that did it must show itself.
     let counts = Counts {
         attempt: false,
         rescue: true,
+        alone: lost.rescues > 0,
     };
     let poisoned =
         recent_rescues(&mut transaction, settings, lease.token.job_id).await? >= settings.poison_rescues;

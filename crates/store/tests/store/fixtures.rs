@@ -10,7 +10,7 @@ use tunesmith_store::{
     datasets::{self, NewDataset, Validation},
     files::StoredFile,
     jobs::{self, Job, JobError, NewJob},
-    queue::{self, ClaimedJob, Completion, LeaseToken, QueueSettings, RunFailure},
+    queue::{self, Blame, ClaimedJob, Completion, LeaseToken, QueueSettings, RunFailure},
 };
 use tunesmith_testing::TestDatabase;
 use tunesmith_types::{
@@ -211,5 +211,9 @@ pub(crate) fn failure(retryable: bool) -> RunFailure {
         code: "child_crashed".into(),
         message: "The trainer ended with signal 11.".into(),
     };
-    RunFailure { error, retryable }
+    RunFailure {
+        error,
+        retryable,
+        blame: Blame::Own,
+    }
 }

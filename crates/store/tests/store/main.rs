@@ -9,6 +9,7 @@ mod embedded;
 mod ends;
 mod fencing;
 mod fixtures;
+mod gangs;
 mod idempotency;
 mod isolation;
 mod notifications;

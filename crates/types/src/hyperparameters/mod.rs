@@ -8,6 +8,7 @@ mod bounded;
 mod request;
 mod resolve;
 mod resolved;
+mod restated;
 mod selection;
 mod targets;
 

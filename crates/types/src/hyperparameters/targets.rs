@@ -136,6 +136,12 @@ impl TargetModules {
     }
 }
 
+impl From<TargetModules> for TargetModulesRequest {
+    fn from(modules: TargetModules) -> Self {
+        modules.0
+    }
+}
+
 impl<'de> Deserialize<'de> for TargetModules {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Self::new(TargetModulesRequest::deserialize(deserializer)?).map_err(serde::de::Error::custom)

@@ -95,3 +95,34 @@ async fn without_any_good_checkpoint_training_begins_again() {
     assert_eq!(finish_with_a_third(&platform, job).await, Some(0));
     assert!(platform.event_codes(job).await.contains(&"restarted".to_owned()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_drained_before_it_began_keeps_the_checkpoint_that_it_had() {
+    let platform = Platform::start().await;
+    let script = json!({
+        "total": 8,
+        "fresh": [["start"], ["steps", 2], ["say_pid"], ["obey"]],
+        "resumed": [["say_company"], ["obey_before_start"]],
+    });
+    let job = platform.queue(script).await;
+    for (worker, message) in [("first", "pid "), ("second", "1 jobs")] {
+        let running = platform.work(platform.settings(worker));
+        while !platform
+            .events(job)
+            .await
+            .iter()
+            .any(|event| event.message.starts_with(message))
+        {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        running.drain().await;
+        let row = platform.job(job).await;
+        assert_eq!((row.state, row.attempts), (JobState::Queued, 0));
+        let steps: Vec<_> = saved(&platform, job)
+            .await
+            .iter()
+            .map(|saved| saved.step)
+            .collect();
+        assert_eq!(steps, [3]);
+    }
+}

@@ -4,6 +4,7 @@
 
 mod checkpoints;
 mod faults;
+mod gangs;
 mod leases;
 mod path;
 mod real_trainer;

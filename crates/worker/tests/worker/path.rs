@@ -84,11 +84,12 @@ async fn a_running_job_is_cancelled() {
         .unwrap();
     let row = platform.ended(job).await;
     assert_eq!((row.state, row.attempts), (JobState::Cancelled, 0));
-    assert!(!is_alive(&child));
+    assert!(is_alive(&child), "the trainer waits for other jobs");
     assert_eq!(platform.runs(job).await[0].outcome, Some(RunOutcome::Cancelled));
     assert!(platform.versions().await.is_empty());
     platform.run_directories_are_gone("one").await;
     worker.drain().await;
+    assert!(!is_alive(&child));
 }
 
 #[tokio::test(flavor = "multi_thread")]

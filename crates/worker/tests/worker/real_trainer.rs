@@ -94,12 +94,18 @@ fn settings(platform: &Platform, name: &str, trainer: &Path) -> WorkerSettings {
     settings.trainer.program = trainer.to_owned();
     settings.trainer.devices = vec!["cpu".into()];
     settings.trainer.threads = Some(1);
+    // Company may change the last bits of a sum.
+    settings.gang.most_jobs = 1;
     settings
 }
 
 async fn queue(platform: &Platform) -> JobId {
+    queue_with_rank(platform, 2).await
+}
+
+async fn queue_with_rank(platform: &Platform, rank: u32) -> JobId {
     let request = HyperparametersRequest {
-        rank: Some(2),
+        rank: Some(rank),
         dropout: Some(0.1),
         max_steps: Some(400),
         batch_size: Some(4),
@@ -156,5 +162,42 @@ async fn an_interrupted_job_ends_with_the_bytes_of_an_unbroken_one() {
             .collect::<Vec<_>>()
     };
     assert_eq!(digests(0), digests(1), "both files, byte for byte");
+    second.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_of_a_gang_are_drained_and_go_on_together() {
+    let Some(trainer) = trainer() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let platform = Platform::start_with(make_base_model(&trainer, folder.path())).await;
+    let mut jobs = Vec::new();
+    for rank in [2, 4, 8] {
+        jobs.push(queue_with_rank(&platform, rank).await);
+    }
+    let together = |name: &str| {
+        let mut settings = settings(&platform, name, &trainer);
+        settings.gang.most_jobs = 3;
+        settings
+    };
+    let first = platform.work(together("first"));
+    for job in &jobs {
+        platform.until_event(*job, "checkpoint").await;
+    }
+    first.drain().await;
+    let second = platform.work(together("second"));
+    for job in jobs {
+        let row = platform.ended(job).await;
+        assert_eq!(
+            (row.state, row.step, row.attempts),
+            (JobState::Succeeded, 400, 0),
+            "{:?}",
+            row.error
+        );
+        let runs = platform.runs(job).await;
+        let outcomes: Vec<_> = runs.iter().map(|run| run.outcome.unwrap()).collect();
+        assert_eq!(outcomes, [RunOutcome::Released, RunOutcome::Succeeded]);
+        assert!(runs[1].resumed_from_step.unwrap() >= 20);
+    }
+    assert_eq!(platform.versions().await.len(), 3);
     second.drain().await;
 }

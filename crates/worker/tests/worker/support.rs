@@ -39,13 +39,7 @@ pub(crate) struct Platform {
 
 impl Platform {
     pub(crate) async fn start() -> Self {
-        let files = [
-            ("config.json", "{}"),
-            ("tokenizer.json", "{}"),
-            ("model.safetensors", "weights"),
-        ];
-        let files = files.map(|(name, text)| (name.to_owned(), text.into()));
-        Self::start_with(BaseModelFiles(files.to_vec())).await
+        Self::start_with(BaseModelFiles::scripted(&json!([]))).await
     }
 
     pub(crate) async fn start_with(base_model: BaseModelFiles) -> Self {
@@ -57,7 +51,8 @@ impl Platform {
             organization_name: "tests",
         };
         let (_, organization) = accounts::sign_up(database.store(), &account).await.unwrap();
-        let base_model = register_base_model(database.store(), &blobs, organization.id, base_model).await;
+        let base_model =
+            register_base_model(database.store(), &blobs, organization.id, "tiny", base_model).await;
         Self {
             database,
             blobs,
@@ -85,8 +80,34 @@ impl Platform {
             .await
     }
 
+    /// Another base model that every organization may use.
+    pub(crate) async fn another_base_model(&self) -> BaseModelId {
+        let files = BaseModelFiles::scripted(&json!([]));
+        register_base_model(self.store(), &self.blobs, self.organization, "other", files).await
+    }
+
+    pub(crate) async fn queue_on(&self, base_model: BaseModelId, script: Value) -> JobId {
+        let request = HyperparametersRequest {
+            rank: Some(2),
+            ..Default::default()
+        };
+        self.queue_dataset_on(base_model, format!("{script}\n"), &request, 3)
+            .await
+    }
+
     pub(crate) async fn queue_dataset(
         &self,
+        lines: String,
+        request: &HyperparametersRequest,
+        max_attempts: i32,
+    ) -> JobId {
+        self.queue_dataset_on(self.base_model, lines, request, max_attempts)
+            .await
+    }
+
+    async fn queue_dataset_on(
+        &self,
+        base_model: BaseModelId,
         lines: String,
         request: &HyperparametersRequest,
         max_attempts: i32,
@@ -115,7 +136,7 @@ impl Platform {
             .unwrap();
         let new = NewJob {
             adapter: &"support".parse().unwrap(),
-            base_model_id: self.base_model,
+            base_model_id: base_model,
             dataset_id: id,
             hyperparameters: &request.resolve(None).unwrap(),
             max_attempts,
@@ -271,9 +292,14 @@ pub(crate) fn scripted_trainer() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/worker/scripted_trainer.py")
 }
 
+/// The process id in a `pid …` warning.
+pub(crate) fn pid(event: &Event) -> u32 {
+    event.message.strip_prefix("pid ").unwrap().parse().unwrap()
+}
+
 /// Whether a process with the id in a `pid …` warning still runs.
 pub(crate) fn is_alive(event: &Event) -> bool {
-    let pid: u32 = event.message.strip_prefix("pid ").unwrap().parse().unwrap();
+    let pid = pid(event);
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // A zombie has ended; its parent has not been told yet.
     !status.is_empty() && !status.contains(") Z ")
@@ -283,6 +309,17 @@ pub(crate) fn is_alive(event: &Event) -> bool {
 pub(crate) struct BaseModelFiles(Vec<(String, Vec<u8>)>);
 
 impl BaseModelFiles {
+    /// A base model with which the scripted trainer does this before it is ready.
+    pub(crate) fn scripted(loading: &Value) -> Self {
+        let config = json!({"loading": loading}).to_string();
+        let files = [
+            ("config.json", config.as_str()),
+            ("tokenizer.json", "{}"),
+            ("model.safetensors", "weights"),
+        ];
+        Self(files.map(|(name, text)| (name.to_owned(), text.into())).to_vec())
+    }
+
     pub(crate) fn read(folder: &Path) -> Self {
         let entries = std::fs::read_dir(folder)
             .unwrap()
@@ -301,21 +338,22 @@ async fn register_base_model(
     store: &Store,
     blobs: &TestBlobs,
     organization: OrganizationId,
+    name: &str,
     base_model: BaseModelFiles,
 ) -> BaseModelId {
     let id = BaseModelId::new();
     let mut files = Vec::new();
-    for (name, bytes) in base_model.0 {
-        let key = BlobKey::base_model_file(id, &name).unwrap();
+    for (file, bytes) in base_model.0 {
+        let key = BlobKey::base_model_file(id, &file).unwrap();
         let stored = blobs.client().put_bytes(&key, bytes).await.unwrap();
         files.push(StoredFile {
-            name,
+            name: file,
             key: key.to_string(),
             sha256: stored.sha256.to_string(),
             bytes: stored.bytes,
         });
     }
-    let name = "tiny".parse().unwrap();
+    let name = name.parse().unwrap();
     let new = NewBaseModel {
         id,
         owner: Some(organization),
