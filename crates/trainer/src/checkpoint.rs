@@ -1,22 +1,29 @@
-//! Checkpoints: `step-00000050/` with the trained tensors, the optimizer's moments and the state. A folder that exists
-//! is whole.
+//! Checkpoints: `step-00000050/` with the trained tensors, the optimizer's moments, the best values so far and the state.
+//! `best/` is a checkpoint too: that of the best evaluation, where it is asked for. A folder that exists is whole.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tch::{Device, Kind};
+use tch::{Device, Kind, Tensor};
 use tunesmith_torch_ext::{MappedFile, write_tensor_file};
 
+use crate::base::Base;
 use crate::error::TrainError;
 use crate::files::{clear, entries, write_folder};
 use crate::optimizer::Moments;
 use crate::recipe::Recipe;
+use crate::selection::Selection;
 use crate::subject::Subject;
 
 const STATE: &str = "state.json";
 const OPTIMIZER: &str = "optimizer.safetensors";
-const FORMAT: u32 = 1;
+const BEST: &str = "best.safetensors";
+const VALUES: &str = "values";
+/// 2: optimizer state in the order of the adapter's flat buffer; best values.
+const FORMAT: u32 = 2;
+/// Bytes of a checkpoint per trained value: the value itself, two moments.
+const BYTES_PER_VALUE: u64 = 3 * 4;
 
 /// `state.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,49 +36,89 @@ pub struct State {
     pub tokens: u64,
     /// Tokens that counted in the loss so far.
     pub supervised_tokens: u64,
+    /// The evaluations so far.
+    pub selection: Selection,
     /// What the run was asked to do.
     pub recipe: Recipe,
 }
 
 impl State {
-    /// A state of the present layout.
+    /// The state before the first step.
     #[must_use]
-    pub const fn new(step: u64, tokens: u64, supervised_tokens: u64, recipe: Recipe) -> Self {
+    pub fn new(recipe: Recipe) -> Self {
         Self {
             format: FORMAT,
-            step,
-            tokens,
-            supervised_tokens,
+            step: 0,
+            tokens: 0,
+            supervised_tokens: 0,
+            selection: Selection::default(),
             recipe,
         }
     }
 }
 
-/// Writes a checkpoint under `folder` and returns its path.
-///
-/// # Errors
-/// A file cannot be written.
-pub fn save(
-    folder: &Path,
-    subject: &Subject,
-    moments: &Moments,
-    state: &State,
-    base_name: &str,
-) -> Result<PathBuf, TrainError> {
-    let path = folder.join(format!("step-{:08}", state.step));
-    write_folder(&path, |aside| {
-        subject.save_exact(aside, base_name)?;
-        let tensors = [
-            ("first_moment", &moments.first),
-            ("second_moment", &moments.second),
-        ];
-        let tensors = tensors.map(|(name, tensor)| (name, tensor.shallow_clone()));
-        write_tensor_file(&aside.join(OPTIMIZER), &tensors)?;
-        let text = serde_json::to_string_pretty(state).expect("invariant: a state is plain data");
-        let file = aside.join(STATE);
-        fs::write(&file, text + "\n").map_err(TrainError::output(&file))
-    })?;
-    Ok(path)
+/// What a checkpoint holds.
+#[derive(Debug)]
+pub struct Snapshot<'a> {
+    /// The trained tensors.
+    pub subject: &'a Subject,
+    /// The optimizer's state.
+    pub moments: Moments,
+    /// Trained values of the best evaluation, float32 `[n]`, where they may be wanted in the end.
+    pub best: Option<&'a Tensor>,
+    /// The rest.
+    pub state: &'a State,
+}
+
+impl Snapshot<'_> {
+    /// Writes `step-…` under `folder` and returns its path.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn save(&self, folder: &Path, base: &Base) -> Result<PathBuf, TrainError> {
+        self.save_to(folder.join(format!("step-{:08}", self.state.step)), base)
+    }
+
+    /// Writes `best` under `folder`, in the place of the one before.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn save_best(&self, folder: &Path, base: &Base) -> Result<PathBuf, TrainError> {
+        self.save_to(folder.join("best"), base)
+    }
+
+    fn save_to(&self, path: PathBuf, base: &Base) -> Result<PathBuf, TrainError> {
+        write_folder(&path, |aside| {
+            self.subject.save_exact(aside, base)?;
+            let moments = [
+                ("first_moment", &self.moments.first),
+                ("second_moment", &self.moments.second),
+            ];
+            write_tensors(&aside.join(OPTIMIZER), &moments)?;
+            if let Some(best) = self.best {
+                write_tensors(&aside.join(BEST), &[(VALUES, best)])?;
+            }
+            let text = serde_json::to_string_pretty(self.state).expect("invariant: a state is plain data");
+            let file = aside.join(STATE);
+            fs::write(&file, text + "\n").map_err(TrainError::output(&file))
+        })?;
+        Ok(path)
+    }
+}
+
+fn write_tensors(file: &Path, tensors: &[(&str, &Tensor)]) -> Result<(), TrainError> {
+    let tensors: Vec<(&str, Tensor)> = tensors
+        .iter()
+        .map(|(name, tensor)| (*name, tensor.shallow_clone()))
+        .collect();
+    write_tensor_file(file, &tensors).map_err(|error| TrainError::saving(file, error.into()))
+}
+
+/// Bytes of a checkpoint of `size` trained values, and a bit for its texts.
+#[must_use]
+pub fn bytes(size: u64, keeps_best: bool) -> u64 {
+    let best = if keeps_best { 4 } else { 0 };
+    size * (BYTES_PER_VALUE + best) + (1 << 16)
 }
 
 /// The folder to resume from: `path` itself, or the latest checkpoint in it.
@@ -125,6 +172,19 @@ pub fn read_moments(path: &Path, steps: u64, size: u64, device: Device) -> Resul
     })
 }
 
+/// Reads the values of the best evaluation, `[size]`, onto the CPU.
+///
+/// # Errors
+/// They are missing or of another size.
+pub fn read_best(path: &Path, size: u64) -> Result<Tensor, TrainError> {
+    let broken = |error: tunesmith_torch_ext::TensorFileError| invalid(path, error.to_string());
+    let file = MappedFile::open(&path.join(BEST)).map_err(broken)?;
+    if file.shape(VALUES).map_err(broken)? != [size as i64] {
+        return Err(invalid(path, "the best values do not fit the trained tensors"));
+    }
+    file.load(VALUES, Device::Cpu, Some(Kind::Float)).map_err(broken)
+}
+
 /// The checkpoints in a folder by step; empty where there is no folder.
 ///
 /// # Errors
@@ -144,7 +204,7 @@ pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, TrainError> {
     Ok(found)
 }
 
-/// Removes all but the newest `keep` checkpoints up to `step`; 0 keeps all.
+/// Removes all but the newest `keep` checkpoints up to `step`; 0 keeps all. `best` always stays.
 ///
 /// # Errors
 /// One cannot be removed.

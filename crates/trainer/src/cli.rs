@@ -2,9 +2,13 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tunesmith_types::hyperparameters::{OverLong, Schedule, TrainingDtype};
 
-/// Trains LoRA adapters and whole models of Llama's shape.
+/// Trains LoRA adapters, several at once, and whole models.
 #[derive(Debug, Parser)]
 #[command(name = "tunesmith-trainer", version)]
 pub struct Cli {
@@ -18,10 +22,23 @@ pub struct Cli {
 pub enum Command {
     /// Train an adapter on a base model (or, with --full, the whole model)
     Train(Box<TrainArgs>),
+    /// Train several adapters together over one copy of their base model
+    Gang(GangArgs),
     /// Make a model folder with random weights
     Init(InitArgs),
     /// Make a byte-level BPE tokenizer from JSONL data
     Tokenizer(TokenizerArgs),
+}
+
+/// `gang`.
+#[derive(Debug, Clone, Args)]
+pub struct GangArgs {
+    /// JSON file with the base model and the jobs to begin with
+    #[arg(value_name = "SPEC.json")]
+    pub spec: PathBuf,
+    /// Speak JSON lines on stdout, take commands on stdin (more jobs may join), end with stdin
+    #[arg(long)]
+    pub supervised: bool,
 }
 
 /// `train`.
@@ -45,7 +62,7 @@ pub struct TrainArgs {
     /// Steps between evaluations; 0 evaluates only at the end [default: once per epoch]
     #[arg(long, value_name = "STEPS")]
     pub eval_every: Option<u64>,
-    /// Adapter to begin with, in PEFT layout (its rank, alpha and layers are kept)
+    /// Adapter to begin with, in PEFT layout (its rank, alpha and modules are kept)
     #[arg(long, value_name = "DIR", conflicts_with = "full")]
     pub init_adapter: Option<PathBuf>,
     /// Checkpoint to go on from (or a folder of checkpoints: the latest)
@@ -67,8 +84,8 @@ pub struct TrainArgs {
     #[command(flatten)]
     pub knobs: Knobs,
     /// bfloat16 or float32; auto takes bfloat16 on CUDA and float32 on the CPU
-    #[arg(long, value_enum, default_value_t = Dtype::Auto)]
-    pub dtype: Dtype,
+    #[arg(long, default_value = "auto", value_parser = word::<TrainingDtype>(&["auto", "float32", "bfloat16"]))]
+    pub dtype: TrainingDtype,
     /// auto, cpu or cuda:N; auto takes the first CUDA device where there is one
     #[arg(long, default_value = "auto")]
     pub device: String,
@@ -95,57 +112,87 @@ pub struct TrainArgs {
     pub supervised: bool,
 }
 
-/// Hyperparameters of `train`.
+/// Hyperparameters of `train`; what is absent takes the default that jobs of the platform have.
 #[derive(Debug, Clone, Args)]
 pub struct Knobs {
-    /// LoRA rank
-    #[arg(long, default_value_t = 16)]
-    pub rank: u32,
+    /// LoRA rank [default: 16]
+    #[arg(long)]
+    pub rank: Option<u32>,
     /// LoRA alpha [default: twice the rank]
     #[arg(long)]
     pub alpha: Option<f64>,
-    /// LoRA dropout
-    #[arg(long, default_value_t = 0.0)]
-    pub dropout: f64,
+    /// LoRA dropout [default: 0]
+    #[arg(long)]
+    pub dropout: Option<f64>,
     /// Scale by alpha / sqrt(rank)
     #[arg(long)]
     pub rslora: bool,
-    /// all-linear, or some of q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj
-    #[arg(long, value_delimiter = ',', default_value = "all-linear")]
-    pub targets: Vec<String>,
-    /// Peak learning rate
-    #[arg(long, default_value_t = 2e-4)]
-    pub lr: f64,
-    /// Course of the learning rate after the warm-up
-    #[arg(long, value_enum, default_value_t = ScheduleName::Cosine)]
-    pub schedule: ScheduleName,
-    /// Share of the steps with a rising learning rate
-    #[arg(long, default_value_t = 0.03)]
-    pub warmup_ratio: f64,
-    /// AdamW's decoupled weight decay
-    #[arg(long, default_value_t = 0.0)]
-    pub weight_decay: f64,
-    /// The gradient is scaled down to this norm; 0 turns clipping off
-    #[arg(long, default_value_t = 1.0)]
-    pub max_grad_norm: f64,
-    /// Passes over the data
-    #[arg(long, default_value_t = 3, conflicts_with = "max_steps")]
-    pub epochs: u32,
+    /// all-linear, names such as q_proj,v_proj,lm_head, or a regular expression on whole module names [default: all-linear]
+    #[arg(long, value_name = "TARGETS")]
+    pub targets: Option<String>,
+    /// Ranks of single modules: q_proj=32,layers.0.mlp.down_proj=4, or a JSON object
+    #[arg(long, value_name = "PATTERNS")]
+    pub rank_pattern: Option<String>,
+    /// Alphas of single modules, likewise
+    #[arg(long, value_name = "PATTERNS")]
+    pub alpha_pattern: Option<String>,
+    /// Numbers of the blocks that get an adapter, from 0 [default: all]
+    #[arg(long, value_name = "N,…", value_delimiter = ',')]
+    pub layers_to_transform: Option<Vec<u32>>,
+    /// Peak learning rate [default: 2e-4]
+    #[arg(long)]
+    pub lr: Option<f64>,
+    /// Learning rate of the B matrices over that of the A matrices, as in LoRA+ [default: 1]
+    #[arg(long, value_name = "RATIO")]
+    pub loraplus_lr_ratio: Option<f64>,
+    /// Course of the learning rate after the warm-up [default: cosine]
+    #[arg(long, value_parser = word::<Schedule>(&["constant", "linear", "cosine", "warmup_stable_decay"]))]
+    pub schedule: Option<Schedule>,
+    /// Share of the steps with a rising learning rate [default: 0.03]
+    #[arg(long)]
+    pub warmup_ratio: Option<f64>,
+    /// Share of the steps with a falling learning rate, under warmup_stable_decay [default: 0.1]
+    #[arg(long)]
+    pub decay_ratio: Option<f64>,
+    /// AdamW's decoupled weight decay [default: 0]
+    #[arg(long)]
+    pub weight_decay: Option<f64>,
+    /// The gradient is scaled down to this norm; 0 turns clipping off [default: 1]
+    #[arg(long)]
+    pub max_grad_norm: Option<f64>,
+    /// Passes over the data [default: 3]
+    #[arg(long, conflicts_with = "max_steps")]
+    pub epochs: Option<u32>,
     /// Optimizer steps, instead of epochs
     #[arg(long)]
     pub max_steps: Option<u64>,
-    /// Examples of one optimizer step
-    #[arg(long, default_value_t = 16)]
-    pub batch_size: u32,
+    /// Examples of one optimizer step [default: 16]
+    #[arg(long, conflicts_with = "batch_tokens")]
+    pub batch_size: Option<u32>,
+    /// Tokens of one optimizer step, instead of a number of examples
+    #[arg(long, value_name = "TOKENS")]
+    pub batch_tokens: Option<u32>,
     /// Tokens of the longest example [default: 2048, or the base model's limit where that is less]
     #[arg(long)]
     pub max_seq_len: Option<u32>,
-    /// What happens to longer examples
-    #[arg(long, value_enum, default_value_t = OverLongName::Truncate)]
-    pub over_long: OverLongName,
-    /// Seed of adapter, order, dropout and held-out split
-    #[arg(long, default_value_t = 0)]
-    pub seed: u32,
+    /// What happens to longer examples [default: truncate]
+    #[arg(long, value_parser = word::<OverLong>(&["truncate", "drop", "fail"]))]
+    pub over_long: Option<OverLong>,
+    /// Learn the whole conversation, not only what the assistant says
+    #[arg(long)]
+    pub train_on_inputs: bool,
+    /// Evaluations without improvement after which the training stops
+    #[arg(long, value_name = "N")]
+    pub early_stopping_patience: Option<u32>,
+    /// Least fall of the evaluation loss that counts as an improvement [default: 0]
+    #[arg(long, value_name = "LOSS")]
+    pub early_stopping_threshold: Option<f64>,
+    /// Deliver the adapter of the evaluation with the least loss, not the last one
+    #[arg(long)]
+    pub load_best_model_at_end: bool,
+    /// Seed of adapter, order, dropout and held-out split [default: 0]
+    #[arg(long)]
+    pub seed: Option<u32>,
     /// Order of the examples within an epoch
     #[arg(long, value_enum, default_value_t = OrderName::Shuffled)]
     pub order: OrderName,
@@ -158,33 +205,19 @@ pub struct Knobs {
     pub length_buckets: bool,
 }
 
+/// One of `words`, which are those of `T` in JSON.
+fn word<T>(words: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: DeserializeOwned + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words).try_map(|word| serde_json::from_value::<T>(Value::String(word)))
+}
+
 /// Training methods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Method {
     /// Supervised fine-tuning
     Sft,
-}
-
-/// `--schedule`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ScheduleName {
-    /// Stays at the peak
-    Constant,
-    /// Falls to zero in a line
-    Linear,
-    /// Falls to zero on half a cosine
-    Cosine,
-}
-
-/// `--over-long`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum OverLongName {
-    /// Keep the beginning
-    Truncate,
-    /// Leave the example out
-    Drop,
-    /// Refuse to train
-    Fail,
 }
 
 /// `--order`.
@@ -194,17 +227,6 @@ pub enum OrderName {
     Shuffled,
     /// As in the file
     File,
-}
-
-/// `--dtype`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Dtype {
-    /// By the device
-    Auto,
-    /// 32 bits
-    Float32,
-    /// 16 bits
-    Bfloat16,
 }
 
 /// `--save-dtype`.

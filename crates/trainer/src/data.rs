@@ -6,16 +6,19 @@ use std::path::Path;
 
 use tunesmith_dataset::corpus::LengthLimit;
 use tunesmith_dataset::{Corpus, CorpusReport, Encoder};
+use tunesmith_types::hyperparameters::Hyperparameters;
 
-use crate::cli::TrainArgs;
+use crate::assignment::Assignment;
 use crate::error::TrainError;
-use crate::recipe::Settings;
+use crate::preparation::BaseText;
 
 /// The examples of a run.
 #[derive(Debug)]
 pub struct Data {
     /// Training examples, and held-out ones where they come from the same file.
     pub corpus: Corpus,
+    /// Digest of that corpus.
+    pub digest: String,
     /// Places of the training examples.
     pub train: Vec<usize>,
     /// Evaluation examples of their own file.
@@ -27,43 +30,48 @@ pub struct Data {
 }
 
 impl Data {
-    /// Reads and tokenizes what the command line names.
+    /// Reads and tokenizes what `assignment` names.
     ///
     /// # Errors
     /// A file is unreadable or breaks the rules, nothing is supervised, or tokenizer and model do not fit.
     pub fn load(
-        args: &TrainArgs,
-        settings: &Settings,
-        encoder: &Encoder,
-        vocabulary: i64,
+        assignment: &Assignment,
+        asked: &Hyperparameters,
+        base: &BaseText,
     ) -> Result<Self, TrainError> {
-        let mut warnings = Vec::new();
-        let mut corpus = read(&args.data, settings, encoder, &mut warnings)?;
-        if let Some(row) = settings.pack_text {
+        let (spec, pack_text) = (&assignment.spec, assignment.extras.pack_text);
+        let mut reading = Reading {
+            encoder: Encoder::load(&base.folder)?,
+            limit: limit(asked, pack_text),
+            max_seq_len: asked.max_seq_len.get() as usize,
+            vocabulary: base.vocabulary,
+            warnings: Vec::new(),
+        };
+        let mut corpus = reading.read(&spec.data)?;
+        if let Some(row) = pack_text {
             corpus = corpus.into_rows(row);
             if corpus.is_empty() {
-                let message = format!("{} has fewer than --pack-text {row} tokens", args.data.display());
+                let message = format!("{} has fewer than --pack-text {row} tokens", spec.data.display());
                 return Err(TrainError::Arguments(message));
             }
         }
-        let (train, held_out) = corpus.split(settings.eval_fraction.get(), settings.seed);
-        let eval_corpus = match &args.eval {
-            Some(path) => Some(read(path, settings, encoder, &mut warnings)?),
-            None => None,
+        let eval_corpus = spec.eval.as_deref().map(|path| reading.read(path)).transpose()?;
+        let held_out = if eval_corpus.is_some() {
+            0.0
+        } else {
+            asked.eval_fraction.get()
         };
-        let eval = match &eval_corpus {
-            Some(corpus) => (0..corpus.len()).collect(),
-            None => held_out,
-        };
-        for corpus in std::iter::once(&corpus).chain(&eval_corpus) {
-            check_vocabulary(corpus, vocabulary)?;
-        }
+        let (train, held_out) = corpus.split(held_out, u64::from(asked.seed.get()));
         Ok(Self {
+            digest: corpus.digest(),
+            eval: match &eval_corpus {
+                Some(corpus) => (0..corpus.len()).collect(),
+                None => held_out,
+            },
             corpus,
             train,
             eval_corpus,
-            eval,
-            warnings,
+            warnings: reading.warnings,
         })
     }
 
@@ -83,47 +91,53 @@ fn check_vocabulary(corpus: &Corpus, vocabulary: i64) -> Result<(), TrainError> 
     }
 }
 
-fn read(
-    path: &Path,
-    settings: &Settings,
-    encoder: &Encoder,
-    warnings: &mut Vec<String>,
-) -> Result<Corpus, TrainError> {
-    let file = File::open(path).map_err(|source| TrainError::DataUnreadable {
-        path: path.to_path_buf(),
-        source,
-    })?;
-    // Text that is cut into rows is as long as it is.
-    let most = if settings.pack_text.is_some() {
-        usize::MAX
-    } else {
-        settings.max_seq_len
-    };
-    let limit = LengthLimit {
-        most,
-        over_long: settings.over_long,
-    };
-    let reader = BufReader::with_capacity(1 << 20, file);
-    let (corpus, report) = Corpus::read(reader, encoder, limit).map_err(|source| TrainError::Data {
-        path: path.to_path_buf(),
-        source,
-    })?;
-    if report.lines == 0 {
-        return Err(TrainError::NoExamples {
-            path: path.to_path_buf(),
-        });
+fn limit(asked: &Hyperparameters, pack_text: Option<usize>) -> LengthLimit {
+    LengthLimit {
+        // Text that is cut into rows is as long as it is.
+        most: pack_text.map_or(asked.max_seq_len.get() as usize, |_| usize::MAX),
+        over_long: asked.over_long,
     }
-    if corpus.is_empty() {
-        return Err(TrainError::NothingSupervised {
+}
+
+/// Reads the files of one job.
+struct Reading {
+    encoder: Encoder,
+    limit: LengthLimit,
+    max_seq_len: usize,
+    vocabulary: i64,
+    warnings: Vec<String>,
+}
+
+impl Reading {
+    fn read(&mut self, path: &Path) -> Result<Corpus, TrainError> {
+        let file = File::open(path).map_err(|source| TrainError::DataUnreadable {
             path: path.to_path_buf(),
-            examples: report.lines,
-            unsupervised: report.unsupervised,
-            dropped: report.dropped,
-            max_seq_len: most,
-        });
+            source,
+        })?;
+        let reader = BufReader::with_capacity(1 << 20, file);
+        let read = Corpus::read(reader, &self.encoder, self.limit);
+        let (corpus, report) = read.map_err(|source| TrainError::Data {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        if report.lines == 0 {
+            return Err(TrainError::NoExamples {
+                path: path.to_path_buf(),
+            });
+        }
+        if corpus.is_empty() {
+            return Err(TrainError::NothingSupervised {
+                path: path.to_path_buf(),
+                examples: report.lines,
+                unsupervised: report.unsupervised,
+                dropped: report.dropped,
+                max_seq_len: self.max_seq_len,
+            });
+        }
+        check_vocabulary(&corpus, self.vocabulary)?;
+        self.warnings.extend(warnings_of(path, &report, self.max_seq_len));
+        Ok(corpus)
     }
-    warnings.extend(warnings_of(path, &report, settings.max_seq_len));
-    Ok(corpus)
 }
 
 fn warnings_of(path: &Path, report: &CorpusReport, most: usize) -> Vec<String> {

@@ -2,7 +2,8 @@
 
 use tch::{Cuda, Device, Kind};
 
-use crate::cli::Dtype;
+use tunesmith_types::hyperparameters::TrainingDtype;
+
 use crate::error::TrainError;
 
 /// The device that `name` (`auto`, `cpu`, `cuda`, `cuda:N`) means here.
@@ -45,12 +46,12 @@ pub fn device_name(device: Device) -> String {
 
 /// The format of activations and of a frozen base.
 #[must_use]
-pub fn pick_kind(dtype: Dtype, device: Device) -> Kind {
+pub fn pick_kind(dtype: TrainingDtype, device: Device) -> Kind {
     match dtype {
-        Dtype::Float32 => Kind::Float,
-        Dtype::Bfloat16 => Kind::BFloat16,
-        Dtype::Auto if device.is_cuda() => Kind::BFloat16,
-        Dtype::Auto => Kind::Float,
+        TrainingDtype::Float32 => Kind::Float,
+        TrainingDtype::Bfloat16 => Kind::BFloat16,
+        TrainingDtype::Auto if device.is_cuda() => Kind::BFloat16,
+        TrainingDtype::Auto => Kind::Float,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why a training ends early, each with a stable code for programs.
 
+use std::any::Any;
 use std::path::{Path, PathBuf};
 
 use tunesmith_dataset::corpus::CorpusError;
@@ -74,14 +75,16 @@ pub enum TrainError {
     },
     /// Loss or gradient is infinite or not a number.
     #[error(
-        "step {step}: the {what} is not finite; lower the learning rate, or look for broken examples. The last \
-         checkpoint is kept."
+        "step {step}: the {what} is not finite; lower the learning rate, or look for broken examples. {}",
+        kept_words(kept.as_deref())
     )]
     NonFinite {
-        /// The optimizer step.
+        /// The optimizer step, which was not taken.
         step: u64,
         /// `loss` or `gradient`.
         what: &'static str,
+        /// A checkpoint of the state before it.
+        kept: Option<PathBuf>,
     },
     /// A checkpoint is not whole or not one of ours.
     #[error("the checkpoint {path} cannot be resumed: {reason}", path = path.display())]
@@ -125,6 +128,31 @@ pub enum TrainError {
         #[source]
         source: std::io::Error,
     },
+    /// The disk has too little room for what the job will write.
+    #[error(
+        "{path} has {free} MB free, but the checkpoints and the result need up to {needed} MB; make room, or keep fewer \
+         checkpoints",
+        path = path.display()
+    )]
+    DiskTooSmall {
+        /// The folder that would be written.
+        path: PathBuf,
+        /// Megabytes that are needed at most.
+        needed: u64,
+        /// Megabytes that are free.
+        free: u64,
+    },
+    /// A pass over the documents of several jobs failed in the documents of this one.
+    #[error("{message}{}", pass_advice(code))]
+    Pass {
+        /// The model's code for it.
+        code: &'static str,
+        /// The model's words for it.
+        message: String,
+    },
+    /// SPEC.json is not valid, or a command is not.
+    #[error("{0}")]
+    Specification(String),
     /// The arguments contradict each other.
     #[error("{0}")]
     Arguments(String),
@@ -159,9 +187,34 @@ impl TrainError {
             Self::CheckpointMismatch { .. } => "checkpoint_mismatch",
             Self::CheckpointsExist { .. } => "checkpoints_exist",
             Self::Device { .. } => "device_unavailable",
-            Self::Output { .. } => "output_unwritable",
+            Self::Output { .. } | Self::DiskTooSmall { .. } => "output_unwritable",
+            Self::Pass { code, .. } => code,
+            Self::Specification(_) => "invalid_specification",
             Self::Internal(_) => "internal_error",
             Self::Vocabulary(_) => "tokenizer_invalid",
+        }
+    }
+
+    /// Whether the process cannot go on: LibTorch is in a state that nobody knows.
+    #[must_use]
+    pub fn ends_the_process(&self) -> bool {
+        matches!(self, Self::Model(ModelError::Torch(_))) && self.code() != "out_of_memory"
+    }
+
+    /// Wraps an error of writing to `path`, which the model crate does not tell from one of reading.
+    pub(crate) fn saving(path: &Path, error: ModelError) -> Self {
+        match error {
+            ModelError::Io { path, source }
+            | ModelError::TensorFile(TensorFileError::Io { path, source }) => Self::Output { path, source },
+            ModelError::TensorFile(TensorFileError::Format { path, source }) => Self::Output {
+                path,
+                source: std::io::Error::other(source),
+            },
+            ModelError::Torch(_) => Self::Model(error),
+            other => Self::Output {
+                path: path.to_path_buf(),
+                source: std::io::Error::other(other),
+            },
         }
     }
 
@@ -182,6 +235,29 @@ impl From<TensorFileError> for TrainError {
     fn from(error: TensorFileError) -> Self {
         Self::Model(error.into())
     }
+}
+
+fn pass_advice(code: &str) -> &'static str {
+    if code == "out_of_memory" {
+        "; half the tokens per pass were too many as well: lower the micro batch's tokens or `max_seq_len`"
+    } else {
+        ""
+    }
+}
+
+/// What a caught panic says.
+#[must_use]
+pub fn words_of(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
+    words.unwrap_or("a panic").to_owned()
+}
+
+fn kept_words(kept: Option<&Path>) -> String {
+    kept.map_or_else(
+        || "It was the first step, so nothing is kept.".to_owned(),
+        |path| format!("The state before that step is kept in {}.", path.display()),
+    )
 }
 
 fn text_code(error: &EncodeError) -> &'static str {

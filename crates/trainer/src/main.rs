@@ -1,20 +1,17 @@
-//! `tunesmith-trainer`: exit code 0 when finished or stopped on a command, 1 on failure, 2 on wrong usage.
+//! `tunesmith-trainer`: exit code 0 when finished or stopped on a command, 1 on failure, 2 on wrong usage. A supervised
+//! gang ends with 0 even where single jobs have failed: its events tell of them.
 
-use std::any::Any;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
 use tunesmith_torch_ext::{CudaLibrary, load_cuda};
-use tunesmith_trainer::cli::{Cli, Command, TrainArgs};
-use tunesmith_trainer::commands::{StopRequest, listen};
+use tunesmith_trainer::cli::{Cli, Command};
 use tunesmith_trainer::device::set_threads;
 use tunesmith_trainer::error::TrainError;
 use tunesmith_trainer::init::init;
-use tunesmith_trainer::report::Reporter;
-use tunesmith_trainer::run::train;
+use tunesmith_trainer::process::{gang, train};
 use tunesmith_trainer::vocabulary::make_tokenizer;
 
 /// OpenMP reads these when the process begins.
@@ -24,13 +21,14 @@ const SPIN_COUNT: &str = "2000";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if matches!(cli.command, Command::Train(_)) {
+    if matches!(cli.command, Command::Train(_) | Command::Gang(_)) {
         wait_politely();
     }
     // Before the first tensor: LibTorch registers its CUDA kernels when the library is loaded.
     let cuda = load_cuda();
     match cli.command {
-        Command::Train(args) => run_training(&args, cuda),
+        Command::Train(args) => exit_code(train(&args, cuda_problem(cuda))),
+        Command::Gang(args) => exit_code(gang(&args, cuda_problem(cuda))),
         Command::Init(args) => {
             set_threads(None);
             by_hand(init(&args))
@@ -54,42 +52,22 @@ fn wait_politely() {
     }
 }
 
-fn run_training(args: &TrainArgs, cuda: CudaLibrary) -> ExitCode {
-    set_threads(args.threads);
-    let mut reporter = Reporter::new(args.supervised);
-    if let CudaLibrary::Failed { path, reason } = cuda {
-        reporter.warning(format!(
+fn cuda_problem(cuda: CudaLibrary) -> Option<String> {
+    match cuda {
+        CudaLibrary::Failed { path, reason } => Some(format!(
             "{} cannot be loaded, so there is no GPU: {reason}",
             path.display()
-        ));
-    }
-    let stop = if args.supervised {
-        match listen() {
-            Ok(stop) => stop,
-            Err(error) => {
-                let _ = writeln!(std::io::stderr(), "error: cannot listen for commands: {error}");
-                return ExitCode::FAILURE;
-            }
-        }
-    } else {
-        StopRequest::default()
-    };
-    // Some of LibTorch's refusals arrive as panics; the supervisor must hear of them too.
-    let guarded = AssertUnwindSafe(|| train(args, &stop, &mut reporter));
-    let result = catch_unwind(guarded).unwrap_or_else(|panic| Err(TrainError::Internal(words_of(&*panic))));
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            reporter.failed(&error);
-            ExitCode::FAILURE
-        }
+        )),
+        _ => None,
     }
 }
 
-fn words_of(panic: &(dyn Any + Send)) -> String {
-    let words = panic.downcast_ref::<String>().map(String::as_str);
-    let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
-    words.unwrap_or("a panic").to_owned()
+fn exit_code(has_succeeded: bool) -> ExitCode {
+    if has_succeeded {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn by_hand(result: Result<(), TrainError>) -> ExitCode {

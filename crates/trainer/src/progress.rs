@@ -13,6 +13,8 @@ const NEWEST: f64 = 0.2;
 /// Tells a person how a run goes.
 #[derive(Debug)]
 pub struct Progress {
+    /// Stands before each line.
+    label: String,
     on_terminal: bool,
     line_is_open: bool,
     last: Option<Instant>,
@@ -21,11 +23,13 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// On this process's stderr.
+    /// On this process's stderr; with a label where several jobs write there.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(label: Option<&str>) -> Self {
         Self {
-            on_terminal: std::io::stderr().is_terminal(),
+            label: label.map(|label| format!("[{label}] ")).unwrap_or_default(),
+            // Several jobs cannot renew the same line.
+            on_terminal: label.is_none() && std::io::stderr().is_terminal(),
             line_is_open: false,
             last: None,
             pace: None,
@@ -86,18 +90,17 @@ impl Progress {
         } else {
             ""
         };
-        let _ = writeln!(std::io::stderr(), "{start}{text}");
-    }
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self::new()
+        let _ = writeln!(std::io::stderr(), "{start}{}{text}", self.label);
     }
 }
 
 fn words(event: &TrainerEvent) -> Option<String> {
     Some(match event {
+        TrainerEvent::Ready {
+            device,
+            dtype,
+            seconds,
+        } => format!("base model loaded on {device} in {dtype} ({seconds:.1} s)"),
         TrainerEvent::Started {
             total_steps,
             train_examples,
@@ -125,7 +128,24 @@ fn words(event: &TrainerEvent) -> Option<String> {
         } => format!("step {step}  evaluation loss {loss:.4}  token accuracy {token_accuracy:.4}"),
         TrainerEvent::Checkpoint { path, .. } => format!("checkpoint {path}"),
         TrainerEvent::Warning { message } => format!("warning: {message}"),
-        TrainerEvent::Finished { path, .. } => format!("done: {path}"),
+        TrainerEvent::Finished {
+            steps,
+            path,
+            delivered_step,
+            stopped_early,
+        } => {
+            let early = if *stopped_early {
+                format!(" (stopped early after step {steps})")
+            } else {
+                String::new()
+            };
+            let best = if delivered_step == steps {
+                String::new()
+            } else {
+                format!(", of step {delivered_step}")
+            };
+            format!("done{early}: {path}{best}")
+        }
         TrainerEvent::Stopped { step, .. } => format!("stopped after step {step}"),
         TrainerEvent::Failed { code, message } => format!("error: {message} [{code}]"),
         TrainerEvent::Step(_) => return None,

@@ -2,143 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tunesmith_dataset::order::Order;
-use tunesmith_types::error::ParameterError;
+use tunesmith_model::digest::file_digest;
 use tunesmith_types::hyperparameters::{
-    BatchSize, Epochs, EvalFraction, LearningRate, LoraAlpha, LoraDropout, LoraRank, MaxGradNorm, MaxSeqLen,
-    MaxSteps, OverLong, Schedule, Seed, TargetModules, WarmupRatio, WeightDecay,
+    AlphaPattern, Batch, Hyperparameters, RankPattern, Schedule, TargetModules,
 };
 
-use crate::cli::{Knobs, OrderName, OverLongName, ScheduleName, TrainArgs};
+use crate::base::Base;
 use crate::error::TrainError;
-
-/// Longest example by default.
-const DEFAULT_MAX_SEQ_LEN: u32 = 2048;
-
-/// Hyperparameters within their bounds, before data and model are known.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// LoRA rank.
-    pub rank: LoraRank,
-    /// LoRA alpha.
-    pub alpha: LoraAlpha,
-    /// LoRA dropout.
-    pub dropout: LoraDropout,
-    /// Scale by `alpha / sqrt(rank)`.
-    pub use_rslora: bool,
-    /// Adapted layers.
-    pub target_modules: TargetModules,
-    /// Peak learning rate.
-    pub learning_rate: LearningRate,
-    /// Its course.
-    pub schedule: Schedule,
-    /// Share of warm-up steps.
-    pub warmup_ratio: WarmupRatio,
-    /// Weight decay.
-    pub weight_decay: WeightDecay,
-    /// Clipping; 0 is off.
-    pub max_grad_norm: MaxGradNorm,
-    /// Passes over the data.
-    pub epochs: Epochs,
-    /// Steps instead of passes.
-    pub max_steps: Option<MaxSteps>,
-    /// Examples of a step.
-    pub batch_size: BatchSize,
-    /// Tokens of the longest example.
-    pub max_seq_len: usize,
-    /// What happens to longer ones.
-    pub over_long: OverLong,
-    /// Held-out share.
-    pub eval_fraction: EvalFraction,
-    /// The seed.
-    pub seed: u64,
-    /// Whether epochs are shuffled.
-    pub shuffled: bool,
-    /// Row length of packed text.
-    pub pack_text: Option<usize>,
-    /// Similar lengths in one step.
-    pub length_buckets: bool,
-}
-
-impl Settings {
-    /// Checks the command line. `longest`: the base model's limit.
-    ///
-    /// # Errors
-    /// The first value outside its bounds.
-    pub fn new(args: &TrainArgs, longest: i64) -> Result<Self, TrainError> {
-        let knobs = &args.knobs;
-        let rank = LoraRank::new(knobs.rank)?;
-        if knobs.length_buckets && knobs.order == OrderName::File {
-            let message = "--length-buckets changes the order, so it does not go with --order file";
-            return Err(TrainError::Arguments(message.to_owned()));
-        }
-        let max_seq_len = max_seq_len(knobs, longest)?;
-        Ok(Self {
-            rank,
-            alpha: LoraAlpha::new(knobs.alpha.unwrap_or(2.0 * f64::from(rank.get())))?,
-            dropout: LoraDropout::new(knobs.dropout)?,
-            use_rslora: knobs.rslora,
-            target_modules: TargetModules::parse(&knobs.targets)?,
-            learning_rate: LearningRate::new(knobs.lr)?,
-            schedule: match knobs.schedule {
-                ScheduleName::Constant => Schedule::Constant,
-                ScheduleName::Linear => Schedule::Linear,
-                ScheduleName::Cosine => Schedule::Cosine,
-            },
-            warmup_ratio: WarmupRatio::new(knobs.warmup_ratio)?,
-            weight_decay: WeightDecay::new(knobs.weight_decay)?,
-            max_grad_norm: MaxGradNorm::new(knobs.max_grad_norm)?,
-            epochs: Epochs::new(knobs.epochs)?,
-            max_steps: knobs.max_steps.map(MaxSteps::new).transpose()?,
-            batch_size: BatchSize::new(knobs.batch_size)?,
-            max_seq_len,
-            over_long: match knobs.over_long {
-                OverLongName::Truncate => OverLong::Truncate,
-                OverLongName::Drop => OverLong::Drop,
-                OverLongName::Fail => OverLong::Fail,
-            },
-            eval_fraction: EvalFraction::new(args.eval_fraction)?,
-            seed: u64::from(Seed::new(knobs.seed)?.get()),
-            shuffled: knobs.order == OrderName::Shuffled,
-            pack_text: pack_text(knobs, max_seq_len)?,
-            length_buckets: knobs.length_buckets,
-        })
-    }
-
-    /// How epochs are ordered.
-    #[must_use]
-    pub const fn order(&self) -> Order {
-        if self.shuffled {
-            Order::Shuffled { seed: self.seed }
-        } else {
-            Order::File
-        }
-    }
-}
-
-fn max_seq_len(knobs: &Knobs, longest: i64) -> Result<usize, TrainError> {
-    let longest = u32::try_from(longest).unwrap_or(u32::MAX);
-    let wanted = knobs
-        .max_seq_len
-        .unwrap_or_else(|| DEFAULT_MAX_SEQ_LEN.min(longest));
-    let wanted = MaxSeqLen::new(wanted)?.get();
-    if wanted > longest {
-        let message = format!(
-            "`max_seq_len` is {wanted}, but the base model has positions for {longest} tokens; lower it."
-        );
-        return Err(ParameterError::new("max_seq_len", message).into());
-    }
-    Ok(wanted as usize)
-}
-
-fn pack_text(knobs: &Knobs, max_seq_len: usize) -> Result<Option<usize>, TrainError> {
-    match knobs.pack_text {
-        Some(row) if row < 2 || row > max_seq_len => Err(TrainError::Arguments(format!(
-            "--pack-text must be from 2 to --max-seq-len ({max_seq_len}); {row} was given"
-        ))),
-        row => Ok(row),
-    }
-}
+use crate::preparation::Prepared;
 
 /// Everything that decides the course of a training; device, number format and intervals do not belong to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -149,37 +20,47 @@ pub struct Recipe {
     pub subject: SubjectRecipe,
     /// Digest of the base model.
     pub base_model: String,
-    /// Digest of tokens and masks.
+    /// Digest of tokens and weights.
     pub data: String,
     /// Training examples.
     pub train_examples: u64,
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// Learning rate of `B` over that of `A`.
+    pub loraplus_lr_ratio: f64,
     /// Its course.
     pub schedule: Schedule,
     /// Share of warm-up steps.
     pub warmup_ratio: f64,
+    /// Share of steps with a falling learning rate.
+    pub decay_ratio: f64,
     /// Weight decay.
     pub weight_decay: f64,
     /// Clipping; 0 is off.
     pub max_grad_norm: f64,
     /// Optimizer steps.
     pub total_steps: u64,
-    /// Examples of a step.
-    pub batch_size: u32,
+    /// Examples or tokens of a step.
+    pub batch: Batch,
     /// The seed.
-    pub seed: u64,
+    pub seed: u32,
     /// Whether epochs are shuffled.
     pub shuffled: bool,
     /// Similar lengths in one step.
     pub length_buckets: bool,
+    /// Evaluations without improvement after which the training stops.
+    pub early_stopping_patience: Option<u32>,
+    /// Least fall of the evaluation loss that counts.
+    pub early_stopping_threshold: f64,
+    /// Whether the adapter of the best evaluation is delivered.
+    pub load_best_model_at_end: bool,
 }
 
 /// What is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SubjectRecipe {
-    /// A LoRA adapter.
+    /// A fresh LoRA adapter.
     Lora {
         /// Rank.
         rank: u32,
@@ -189,16 +70,97 @@ pub enum SubjectRecipe {
         dropout: f64,
         /// Scale by `alpha / sqrt(rank)`.
         use_rslora: bool,
-        /// Adapted layers.
-        target_modules: Vec<String>,
-        /// Digest of the adapter that the training began with.
-        initial: Option<String>,
+        /// Adapted modules.
+        target_modules: TargetModules,
+        /// Ranks of single modules.
+        rank_pattern: RankPattern,
+        /// Alphas of single modules.
+        alpha_pattern: AlphaPattern,
+        /// Adapted blocks.
+        layers_to_transform: Option<Vec<u32>>,
+    },
+    /// An adapter that is trained further, with its own rank, alpha and modules.
+    Adapter {
+        /// Digests of its configuration and its tensors.
+        initial: [String; 2],
+        /// Dropout.
+        dropout: f64,
     },
     /// All weights.
     Full,
 }
 
+impl SubjectRecipe {
+    fn new(prepared: &Prepared) -> Result<Self, TrainError> {
+        let (asked, assignment) = (&prepared.asked, &prepared.assignment);
+        let dropout = asked.dropout.get();
+        Ok(match &assignment.spec.init_adapter {
+            _ if assignment.extras.full.is_some() => Self::Full,
+            Some(folder) => Self::Adapter {
+                initial: [
+                    file_digest(&folder.join("adapter_config.json"))?,
+                    file_digest(&folder.join("adapter_model.safetensors"))?,
+                ],
+                dropout,
+            },
+            None => Self::Lora {
+                rank: asked.rank.get(),
+                alpha: asked.alpha.get(),
+                dropout,
+                use_rslora: asked.use_rslora,
+                target_modules: asked.target_modules.clone(),
+                rank_pattern: asked.rank_pattern.clone(),
+                alpha_pattern: asked.alpha_pattern.clone(),
+                layers_to_transform: asked.layers_to_transform.clone(),
+            },
+        })
+    }
+}
+
 impl Recipe {
+    /// Of a job on a base model.
+    ///
+    /// # Errors
+    /// The adapter to begin with cannot be read.
+    pub fn new(prepared: &Prepared, base: &Base) -> Result<Self, TrainError> {
+        let (asked, extras) = (&prepared.asked, &prepared.assignment.extras);
+        Ok(Self {
+            subject: SubjectRecipe::new(prepared)?,
+            base_model: base.digest.clone(),
+            data: prepared.data.digest.clone(),
+            train_examples: prepared.data.train.len() as u64,
+            total_steps: prepared.total_steps,
+            shuffled: !extras.file_order,
+            length_buckets: extras.length_buckets,
+            ..Self::of_numbers(asked)
+        })
+    }
+
+    fn of_numbers(asked: &Hyperparameters) -> Self {
+        Self {
+            method: "sft".to_owned(),
+            subject: SubjectRecipe::Full,
+            base_model: String::new(),
+            data: String::new(),
+            train_examples: 0,
+            learning_rate: asked.learning_rate.get(),
+            loraplus_lr_ratio: asked.loraplus_lr_ratio.get(),
+            schedule: asked.schedule,
+            warmup_ratio: asked.warmup_ratio.get(),
+            decay_ratio: asked.decay_ratio.get(),
+            weight_decay: asked.weight_decay.get(),
+            max_grad_norm: asked.max_grad_norm.get(),
+            total_steps: 0,
+            batch: asked.batch,
+            seed: asked.seed.get(),
+            shuffled: true,
+            length_buckets: false,
+            early_stopping_patience: asked.early_stopping_patience.map(|patience| patience.get()),
+            early_stopping_threshold: asked.early_stopping_threshold.get(),
+            load_best_model_at_end: asked.load_best_model_at_end,
+        }
+    }
+
     /// What differs from `other`, in words; none where they are equal.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Option<String> {
@@ -234,26 +196,15 @@ fn compare(path: &str, ours: &Value, theirs: &Value, found: &mut Vec<String>) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use tunesmith_types::hyperparameters::HyperparametersRequest;
 
     #[test]
     fn difference_names_the_fields() {
-        let recipe = Recipe {
-            method: "sft".to_owned(),
-            subject: SubjectRecipe::Full,
-            base_model: "a".to_owned(),
-            data: "b".to_owned(),
-            train_examples: 3,
-            learning_rate: 1e-3,
-            schedule: Schedule::Linear,
-            warmup_ratio: 0.0,
-            weight_decay: 0.0,
-            max_grad_norm: 1.0,
-            total_steps: 9,
-            batch_size: 1,
-            seed: 0,
-            shuffled: true,
-            length_buckets: false,
+        let asked = HyperparametersRequest {
+            learning_rate: Some(1e-3),
+            ..Default::default()
         };
+        let recipe = Recipe::of_numbers(&asked.resolve(None).unwrap());
         assert_eq!(recipe.difference(&recipe), None);
         let other = Recipe {
             learning_rate: 2e-3,
@@ -262,7 +213,7 @@ mod tests {
         };
         assert_eq!(
             recipe.difference(&other).unwrap(),
-            "learning_rate is 0.002 there and 0.001 here; total_steps is 8 there and 9 here"
+            "learning_rate is 0.002 there and 0.001 here; total_steps is 8 there and 0 here"
         );
         let text = serde_json::to_string(&recipe).unwrap();
         assert_eq!(serde_json::from_str::<Recipe>(&text).unwrap(), recipe);

@@ -2,38 +2,42 @@
 
 use std::io::Write;
 
-use tunesmith_types::trainer::{StopReason, TrainerEvent, TrainerStep};
+use tunesmith_types::trainer::{StopReason, TrainerEvent, TrainerLine, TrainerStep};
 
 use crate::error::TrainError;
 use crate::evaluate::Evaluation;
 use crate::progress::Progress;
 use crate::steps_log::StepsLog;
 
-/// The audience.
-#[derive(Debug)]
-enum Audience {
+/// Who listens to a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Another program: JSON lines on stdout.
     Supervisor,
-    Person(Progress),
+    /// A person who trains one job: words on stderr.
+    Person,
+    /// A person who trains several jobs: words on stderr, each line with the job's id.
+    PersonOfMany,
 }
 
-/// Where events go.
+/// Where the events of one job go, or those of the process as a whole.
 #[derive(Debug)]
 pub struct Reporter {
     audience: Audience,
+    job: Option<String>,
+    progress: Progress,
     steps_log: Option<StepsLog>,
 }
 
 impl Reporter {
-    /// For a supervisor, or for a person.
+    /// For the events of `job`; none is the process.
     #[must_use]
-    pub fn new(supervised: bool) -> Self {
-        let audience = if supervised {
-            Audience::Supervisor
-        } else {
-            Audience::Person(Progress::new())
-        };
+    pub fn new(audience: Audience, job: Option<&str>) -> Self {
+        let label = job.filter(|_| audience == Audience::PersonOfMany);
         Self {
             audience,
+            job: job.map(ToOwned::to_owned),
+            progress: Progress::new(label),
             steps_log: None,
         }
     }
@@ -44,16 +48,18 @@ impl Reporter {
     }
 
     /// Tells one event.
-    pub fn tell(&mut self, event: &TrainerEvent) {
-        match &mut self.audience {
-            Audience::Supervisor => {
-                let line = serde_json::to_string(event).expect("invariant: an event is plain data");
-                let mut output = std::io::stdout().lock();
-                // A supervisor that does not listen is gone, and stdin's end will end this process.
-                let _ = writeln!(output, "{line}").and_then(|()| output.flush());
-            }
-            Audience::Person(progress) => progress.tell(event),
+    pub fn tell(&mut self, event: TrainerEvent) {
+        if self.audience != Audience::Supervisor {
+            return self.progress.tell(&event);
         }
+        let line = TrainerLine {
+            job: self.job.clone(),
+            event,
+        };
+        let line = serde_json::to_string(&line).expect("invariant: an event is plain data");
+        let mut output = std::io::stdout().lock();
+        // A supervisor that does not listen is gone, and stdin's end will end this process.
+        let _ = writeln!(output, "{line}").and_then(|()| output.flush());
     }
 
     /// Tells a step.
@@ -64,7 +70,7 @@ impl Reporter {
         if let Some(log) = &mut self.steps_log {
             log.step(&step)?;
         }
-        self.tell(&TrainerEvent::Step(step));
+        self.tell(TrainerEvent::Step(step));
         Ok(())
     }
 
@@ -76,7 +82,7 @@ impl Reporter {
         if let Some(log) = &mut self.steps_log {
             log.evaluation(step, evaluation)?;
         }
-        self.tell(&TrainerEvent::Evaluation {
+        self.tell(TrainerEvent::Evaluation {
             step,
             loss: evaluation.loss,
             token_accuracy: evaluation.token_accuracy,
@@ -87,12 +93,12 @@ impl Reporter {
 
     /// Tells a warning.
     pub fn warning(&mut self, message: String) {
-        self.tell(&TrainerEvent::Warning { message });
+        self.tell(TrainerEvent::Warning { message });
     }
 
     /// Tells that the run ended on a command.
     pub fn stopped(&mut self, step: u64, reason: StopReason, checkpoint: Option<String>) {
-        self.tell(&TrainerEvent::Stopped {
+        self.tell(TrainerEvent::Stopped {
             step,
             reason,
             checkpoint,
@@ -101,7 +107,7 @@ impl Reporter {
 
     /// Tells that the run failed.
     pub fn failed(&mut self, error: &TrainError) {
-        self.tell(&TrainerEvent::Failed {
+        self.tell(TrainerEvent::Failed {
             code: error.code().to_owned(),
             message: error.to_string(),
         });

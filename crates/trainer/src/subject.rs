@@ -1,15 +1,16 @@
-//! What is trained: a LoRA adapter on a frozen model, or all weights.
+//! What is trained: a LoRA adapter on a frozen model, or all weights. Either way one flat float32 buffer.
 
 use std::fs;
 use std::path::Path;
 
-use tch::{Device, Kind, Tensor};
-use tunesmith_model::digest::file_digest;
-use tunesmith_model::{Adapter, CausalLm, LoraSettings, Precision};
+use tch::{Kind, Tensor, no_grad_guard};
+use tunesmith_model::{Adapter, LoraSettings};
+use tunesmith_types::hyperparameters::Hyperparameters;
 
-use crate::cli::{SaveDtype, TrainArgs};
+use crate::base::Base;
 use crate::error::TrainError;
-use crate::recipe::{Settings, SubjectRecipe};
+use crate::full::FullModel;
+use crate::optimizer::Range;
 
 /// Files of a base model that a trained model needs too.
 const TEXT_FILES: [&str; 9] = [
@@ -24,111 +25,93 @@ const TEXT_FILES: [&str; 9] = [
     "tokenizer.model",
 ];
 
-/// The model in training.
+/// What the optimizer changes.
 #[derive(Debug)]
-pub struct Subject {
-    /// The model.
-    pub model: CausalLm,
-    /// The adapter; none where all weights are trained.
-    pub adapter: Option<Adapter>,
+pub enum Subject {
+    /// An adapter.
+    Adapter(Adapter),
+    /// All weights of the base, which then serves this job alone.
+    Full(FullModel),
 }
 
 impl Subject {
-    /// Loads the base model, and makes or loads what is trained. `checkpoint`: where a resumed run takes it from.
+    /// A fresh adapter, or the one in `folder`: a checkpoint, or an adapter that is trained further.
     ///
     /// # Errors
-    /// Files that are missing or do not fit.
-    pub fn load(
-        args: &TrainArgs,
-        settings: &Settings,
-        checkpoint: Option<&Path>,
-        device: Device,
-        kind: Kind,
-    ) -> Result<Self, TrainError> {
-        if args.full {
-            let folder = checkpoint.unwrap_or(&args.base);
-            let model = CausalLm::load(folder, device, Precision::master(kind))?;
-            model.set_trainable(true)?;
-            return Ok(Self { model, adapter: None });
-        }
-        let model = CausalLm::load(&args.base, device, Precision::uniform(kind))?;
-        let mut adapter = match checkpoint.or(args.init_adapter.as_deref()) {
-            Some(folder) => Adapter::load(folder, model.config(), device)?,
-            None => Adapter::fresh(model.config(), lora_settings(settings), settings.seed, device)?,
+    /// Files that are missing or do not fit, or a rank or target that the base model does not allow.
+    pub fn adapter(base: &Base, asked: &Hyperparameters, folder: Option<&Path>) -> Result<Self, TrainError> {
+        let (config, device) = (base.model.config(), base.device);
+        let mut adapter = match folder {
+            Some(folder) => Adapter::load(folder, config, device)?,
+            None => Adapter::fresh(config, lora_settings(asked), u64::from(asked.seed.get()), device)?,
         };
-        adapter.set_dropout(settings.dropout.get());
-        adapter.set_trainable(true)?;
-        Ok(Self {
-            model,
-            adapter: Some(adapter),
-        })
+        adapter.set_dropout(asked.dropout.get());
+        Ok(Self::Adapter(adapter))
     }
 
-    /// The tensors that the optimizer changes.
+    /// The adapter; none where all weights are trained.
     #[must_use]
-    pub fn parameters(&self) -> Vec<&Tensor> {
-        let named = match &self.adapter {
-            Some(adapter) => adapter.parameters(),
-            None => self.model.parameters(),
-        };
-        named.into_iter().map(|(_, tensor)| tensor).collect()
+    pub fn as_adapter(&self) -> Option<&Adapter> {
+        match self {
+            Self::Adapter(adapter) => Some(adapter),
+            Self::Full(_) => None,
+        }
     }
 
-    /// Its part of the recipe.
+    /// All trained values, float32 `[n]`; writing to it changes the subject.
+    #[must_use]
+    pub fn flat(&self) -> &Tensor {
+        match self {
+            Self::Adapter(adapter) => adapter.flat(),
+            Self::Full(full) => full.flat(),
+        }
+    }
+
+    /// How the optimizer treats [`Self::flat`].
+    #[must_use]
+    pub fn ranges(&self, asked: &Hyperparameters) -> Vec<Range> {
+        let weight_decay = asked.weight_decay.get();
+        match self {
+            Self::Adapter(adapter) => lora_ranges(adapter, asked.loraplus_lr_ratio.get(), weight_decay),
+            Self::Full(full) => full.ranges(weight_decay),
+        }
+    }
+
+    /// Puts other values in the place of the trained ones.
     ///
     /// # Errors
-    /// The initial adapter cannot be read.
-    pub fn recipe(&self, args: &TrainArgs) -> Result<SubjectRecipe, TrainError> {
-        let Some(adapter) = &self.adapter else {
-            return Ok(SubjectRecipe::Full);
-        };
-        let settings = adapter.settings();
-        let initial = match &args.init_adapter {
-            Some(folder) => Some(file_digest(&folder.join("adapter_model.safetensors"))?),
-            None => None,
-        };
-        Ok(SubjectRecipe::Lora {
-            rank: u32::try_from(settings.rank).unwrap_or(u32::MAX),
-            alpha: settings.alpha,
-            dropout: settings.dropout,
-            use_rslora: settings.use_rslora,
-            target_modules: settings
-                .target_modules
-                .layers()
-                .iter()
-                .map(|layer| layer.as_str().to_owned())
-                .collect(),
-            initial,
-        })
+    /// There are more or fewer of them.
+    pub fn replace(&self, values: &Tensor) -> Result<(), TrainError> {
+        let _guard = no_grad_guard();
+        self.flat().shallow_clone().f_copy_(values)?;
+        Ok(())
     }
 
-    /// Writes the exact state into `folder`.
+    /// Writes the exact values into `folder`: a PEFT folder, or the weights of a model.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn save_exact(&self, folder: &Path, base_name: &str) -> Result<(), TrainError> {
-        match &self.adapter {
-            Some(adapter) => adapter.save(folder, base_name)?,
-            None => self.model.save(folder, Kind::Float)?,
+    pub fn save_exact(&self, folder: &Path, base: &Base) -> Result<(), TrainError> {
+        match self {
+            Self::Adapter(adapter) => adapter.save(folder, &base.name),
+            Self::Full(_) => base.model.save(folder, Kind::Float),
         }
-        Ok(())
+        .map_err(|error| TrainError::saving(folder, error))
     }
 
     /// Writes what a user gets into `folder`: a PEFT folder, or a model folder with the base's text files.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn save_result(&self, folder: &Path, args: &TrainArgs, base_name: &str) -> Result<(), TrainError> {
-        if self.adapter.is_some() {
-            return self.save_exact(folder, base_name);
-        }
-        let kind = match args.save_dtype {
-            SaveDtype::Float32 => Kind::Float,
-            SaveDtype::Bfloat16 => Kind::BFloat16,
+    pub fn save_result(&self, folder: &Path, base: &Base) -> Result<(), TrainError> {
+        let Self::Full(full) = self else {
+            return self.save_exact(folder, base);
         };
-        self.model.save(folder, kind)?;
+        base.model
+            .save(folder, full.save_kind())
+            .map_err(|error| TrainError::saving(folder, error))?;
         for name in TEXT_FILES {
-            let from = args.base.join(name);
+            let from = base.folder.join(name);
             if from.exists() {
                 let to = folder.join(name);
                 fs::copy(&from, &to).map_err(TrainError::output(&to))?;
@@ -138,12 +121,28 @@ impl Subject {
     }
 }
 
-fn lora_settings(settings: &Settings) -> LoraSettings {
+/// One range, or, with LoRA+, `A` and `B` apart. Both are decayed, each at its own rate, as in PEFT's
+/// `create_loraplus_optimizer`.
+fn lora_ranges(adapter: &Adapter, lr_ratio: f64, weight_decay: f64) -> Vec<Range> {
+    let (size, size_of_a) = (adapter.flat().numel() as i64, adapter.size_of_a());
+    let range = |length, lr_ratio| Range {
+        length,
+        lr_ratio,
+        weight_decay,
+    };
+    if lr_ratio == 1.0 {
+        vec![range(size, 1.0)]
+    } else {
+        vec![range(size_of_a, 1.0), range(size - size_of_a, lr_ratio)]
+    }
+}
+
+fn lora_settings(asked: &Hyperparameters) -> LoraSettings {
     LoraSettings {
-        rank: i64::from(settings.rank.get()),
-        alpha: settings.alpha.get(),
-        use_rslora: settings.use_rslora,
-        dropout: settings.dropout.get(),
-        target_modules: settings.target_modules.clone(),
+        rank: i64::from(asked.rank.get()),
+        alpha: asked.alpha.get(),
+        use_rslora: asked.use_rslora,
+        dropout: asked.dropout.get(),
+        target_modules: asked.target_modules.clone(),
     }
 }

@@ -1,8 +1,8 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 
-/// `torch.optim.AdamW` by its definition, in float64.
-fn reference(start: &[f64], gradients: &[Vec<f64>], lr: f64, decay: f64, clip: f64) -> Vec<f64> {
+/// `torch.optim.AdamW` by its definition, in float64, with a learning rate and a decay for each value.
+fn reference(start: &[f64], gradients: &[Vec<f64>], rates: &[f64], decays: &[f64], clip: f64) -> Vec<f64> {
     let mut weights = start.to_vec();
     let (mut first, mut second) = (vec![0.0; start.len()], vec![0.0; start.len()]);
     for (index, gradient) in gradients.iter().enumerate() {
@@ -14,8 +14,8 @@ fn reference(start: &[f64], gradients: &[Vec<f64>], lr: f64, decay: f64, clip: f
         };
         let step = index as i32 + 1;
         for place in 0..weights.len() {
-            let g = gradient[place] * share;
-            weights[place] *= 1.0 - lr * decay;
+            let (g, lr) = (gradient[place] * share, rates[place]);
+            weights[place] *= 1.0 - lr * decays[place];
             first[place] = 0.9 * first[place] + 0.1 * g;
             second[place] = 0.999 * second[place] + 0.001 * g * g;
             let (c1, c2) = (1.0 - 0.9f64.powi(step), 1.0 - 0.999f64.powi(step));
@@ -25,72 +25,92 @@ fn reference(start: &[f64], gradients: &[Vec<f64>], lr: f64, decay: f64, clip: f
     weights
 }
 
-fn leaf(values: &[f32], size: &[i64]) -> Tensor {
-    Tensor::from_slice(values).reshape(size).set_requires_grad(true)
+fn range(length: i64, lr_ratio: f64, weight_decay: f64) -> Range {
+    Range {
+        length,
+        lr_ratio,
+        weight_decay,
+    }
 }
 
-/// Gives `parameter` the gradient `values`.
-fn push_gradient(parameter: &Tensor, values: &[f32]) {
-    let gradient = Tensor::from_slice(values).reshape(parameter.size());
-    (parameter * gradient).sum(Kind::Float).backward();
+fn step(optimizer: &mut AdamW, gradient: &[f32], learning_rate: f64, clip: f64) -> f64 {
+    let gradient = Tensor::from_slice(gradient);
+    let norm = norm(&gradient).unwrap().double_value(&[]);
+    optimizer.step(&gradient, norm, learning_rate, clip).unwrap();
+    norm
 }
 
-#[test]
-fn equals_torch() {
-    let gradients: Vec<Vec<f32>> = (0..5)
+fn gradients() -> Vec<Vec<f32>> {
+    (0..5)
         .map(|step| vec![0.3 - step as f32, 1e-3, -2.0, 0.5 * step as f32])
+        .collect()
+}
+
+fn compare(ranges: &[Range], clip: f64) {
+    let start = [1.0f32, -2.0, 3.0, 0.5];
+    let flat = Tensor::from_slice(&start);
+    let mut optimizer = AdamW::new(&flat, ranges.to_vec()).unwrap();
+    for gradient in gradients() {
+        step(&mut optimizer, &gradient, 0.01, clip);
+    }
+    let spread = |value: fn(&Range) -> f64| -> Vec<f64> {
+        let each = |range: &Range| vec![value(range); range.length as usize];
+        ranges.iter().flat_map(each).collect()
+    };
+    let rates: Vec<f64> = spread(|range| range.lr_ratio)
+        .iter()
+        .map(|ratio| 0.01 * ratio)
         .collect();
-    for (decay, clip) in [(0.0, 0.0), (0.1, 0.0), (0.1, 1.0)] {
-        let weights = leaf(&[1.0, -2.0, 3.0, 0.5], &[2, 2]);
-        let mut optimizer = AdamW::new(&[&weights], decay).unwrap();
-        for gradient in &gradients {
-            push_gradient(&weights, gradient);
-            let _ = optimizer.step(0.01, clip).unwrap();
-        }
-        let wide: Vec<Vec<f64>> = gradients
-            .iter()
-            .map(|gradient| gradient.iter().map(|g| f64::from(*g)).collect())
-            .collect();
-        let wanted = reference(&[1.0, -2.0, 3.0, 0.5], &wide, 0.01, decay, clip);
-        let found = Vec::<f32>::try_from(weights.detach().reshape([-1])).unwrap();
-        for (found, wanted) in found.iter().zip(wanted) {
-            assert!((f64::from(*found) - wanted).abs() < 1e-6, "{found} {wanted}");
-        }
+    let wide: Vec<Vec<f64>> = gradients()
+        .iter()
+        .map(|gradient| gradient.iter().map(|g| f64::from(*g)).collect())
+        .collect();
+    let decays = spread(|range| range.weight_decay);
+    let wanted = reference(&start.map(f64::from), &wide, &rates, &decays, clip);
+    let found = Vec::<f32>::try_from(flat).unwrap();
+    for (found, wanted) in found.iter().zip(wanted) {
+        assert!((f64::from(*found) - wanted).abs() < 2e-6, "{found} {wanted}");
     }
 }
 
 #[test]
-fn vectors_are_not_decayed_and_norm_is_of_all() {
-    let vector = leaf(&[1.0, 1.0], &[2]);
-    let matrix = leaf(&[1.0, 1.0], &[1, 2]);
-    let mut optimizer = AdamW::new(&[&vector, &matrix], 0.5).unwrap();
+fn equals_torch() {
+    for (decay, clip) in [(0.0, 0.0), (0.1, 0.0), (0.1, 1.0)] {
+        compare(&[range(4, 1.0, decay)], clip);
+    }
+}
+
+#[test]
+fn ranges_have_rates_and_decays_of_their_own() {
+    compare(&[range(2, 1.0, 0.1), range(2, 16.0, 0.1)], 1.0);
+    compare(&[range(3, 1.0, 0.5), range(1, 1.0, 0.0)], 0.0);
+}
+
+#[test]
+fn the_norm_is_of_all() {
+    let flat = Tensor::from_slice(&[1.0f32, 1.0, 1.0, 1.0]);
+    let mut optimizer = AdamW::new(&flat, vec![range(2, 1.0, 0.0), range(2, 2.0, 0.0)]).unwrap();
     assert_eq!(optimizer.size(), 4);
-    push_gradient(&vector, &[3.0, 0.0]);
-    push_gradient(&matrix, &[0.0, 4.0]);
-    let norm = optimizer.step(0.1, 0.0).unwrap().double_value(&[]);
+    let norm = step(&mut optimizer, &[3.0, 0.0, 0.0, 4.0], 0.1, 0.0);
     assert!((norm - 5.0).abs() < 1e-9);
-    assert_eq!(vector.double_value(&[1]), 1.0);
-    assert!((matrix.double_value(&[0, 0]) - 0.95).abs() < 1e-6);
-    assert_eq!(vector.grad().abs().sum(Kind::Float).double_value(&[]), 0.0);
+    assert_eq!(flat.double_value(&[1]), 1.0);
 }
 
 #[test]
 fn restored_state_goes_on_as_before() {
     let run = |break_at: Option<usize>| {
-        let mut weights = leaf(&[1.0, 2.0], &[1, 2]);
-        let mut optimizer = AdamW::new(&[&weights], 0.0).unwrap();
-        for step in 0..6 {
-            if break_at == Some(step) {
+        let mut flat = Tensor::from_slice(&[1.0f32, 2.0]);
+        let mut optimizer = AdamW::new(&flat, vec![range(2, 1.0, 0.1)]).unwrap();
+        for index in 0..6 {
+            if break_at == Some(index) {
                 let moments = optimizer.moments();
-                let copy = weights.detach().copy().set_requires_grad(true);
-                optimizer = AdamW::new(&[&copy], 0.0).unwrap();
+                flat = flat.copy();
+                optimizer = AdamW::new(&flat, vec![range(2, 1.0, 0.1)]).unwrap();
                 optimizer.restore(&moments).unwrap();
-                weights = copy;
             }
-            push_gradient(&weights, &[0.1 * step as f32, -1.0]);
-            let _ = optimizer.step(0.01, 1.0).unwrap();
+            step(&mut optimizer, &[0.1 * index as f32, -1.0], 0.01, 1.0);
         }
-        Vec::<f32>::try_from(weights.detach().reshape([-1])).unwrap()
+        Vec::<f32>::try_from(flat).unwrap()
     };
     assert_eq!(run(None), run(Some(3)));
 }

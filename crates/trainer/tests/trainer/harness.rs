@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, 
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tunesmith_types::trainer::{TrainerCommand, TrainerEvent};
+use tunesmith_types::trainer::{GangSpec, JobSpec, TrainerCommand, TrainerEvent, TrainerLine};
 
 /// A folder of the golden files that transformers and PEFT made.
 pub(crate) fn golden(family: &str) -> PathBuf {
@@ -97,19 +97,7 @@ impl Job {
     /// Starts it under supervision.
     pub(crate) fn supervise(&mut self) -> Supervised {
         self.flag("supervised");
-        let mut child = self
-            .command()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let events = BufReader::new(child.stdout.take().unwrap());
-        let commands = child.stdin.take();
-        Supervised {
-            child,
-            commands,
-            events,
-        }
+        Supervised::start(&mut self.command())
     }
 
     /// The lines of the steps log.
@@ -139,11 +127,46 @@ pub(crate) struct Supervised {
 }
 
 impl Supervised {
-    /// The next event; none at the end of its stdout.
-    pub(crate) fn event(&mut self) -> Option<TrainerEvent> {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let events = BufReader::new(child.stdout.take().unwrap());
+        let commands = child.stdin.take();
+        Self {
+            child,
+            commands,
+            events,
+        }
+    }
+
+    /// The next line; none at the end of its stdout.
+    pub(crate) fn line(&mut self) -> Option<TrainerLine> {
         let mut line = String::new();
         let count = self.events.read_line(&mut line).unwrap();
         (count > 0).then(|| serde_json::from_str(&line).unwrap())
+    }
+
+    /// The next event of whatever job; none at the end of its stdout.
+    pub(crate) fn event(&mut self) -> Option<TrainerEvent> {
+        self.line().map(|line| line.event)
+    }
+
+    /// Reads lines up to the first event of `job` that `is_wanted`, and returns it.
+    pub(crate) fn until_of(&mut self, job: &str, is_wanted: impl Fn(&TrainerEvent) -> bool) -> TrainerEvent {
+        loop {
+            let line = self.line().expect("the wanted event");
+            if line.job.as_deref() == Some(job) && is_wanted(&line.event) {
+                return line.event;
+            }
+        }
+    }
+
+    /// All lines that are left.
+    pub(crate) fn rest(&mut self) -> Vec<TrainerLine> {
+        std::iter::from_fn(|| self.line()).collect()
     }
 
     /// Reads events up to the first that `is_wanted`, and returns it.

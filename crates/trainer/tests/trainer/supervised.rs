@@ -32,6 +32,10 @@ fn events_of_a_whole_run() {
     let mut names = Vec::new();
     while let Some(event) = child.event() {
         names.push(match event {
+            TrainerEvent::Ready { device, dtype, .. } => {
+                assert_eq!((device.as_str(), dtype.as_str()), ("cpu", "float32"));
+                "ready"
+            }
             TrainerEvent::Started {
                 total_steps,
                 train_examples,
@@ -58,7 +62,7 @@ fn events_of_a_whole_run() {
             other => panic!("{other:?}"),
         });
     }
-    let wanted = "started step step evaluation step step evaluation checkpoint finished";
+    let wanted = "ready started step step evaluation step step evaluation checkpoint finished";
     assert_eq!(names.join(" "), wanted);
     assert_eq!(child.wait().code(), Some(0));
 }
@@ -68,7 +72,7 @@ fn cancel_stops_after_the_present_step() {
     let mut job = endless();
     let mut child = job.supervise();
     child.until(is_step);
-    child.send(TrainerCommand::Cancel);
+    child.send(TrainerCommand::Cancel { job: None });
     let TrainerEvent::Stopped {
         reason, checkpoint, ..
     } = child.until(is_stopped)
@@ -84,7 +88,7 @@ fn drain_leaves_a_checkpoint_of_the_last_step() {
     let mut job = endless();
     let mut child = job.supervise();
     child.until(is_step);
-    child.send(TrainerCommand::Drain);
+    child.send(TrainerCommand::Drain { job: None });
     let TrainerEvent::Stopped {
         step,
         reason,

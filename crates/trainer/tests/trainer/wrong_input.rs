@@ -160,7 +160,7 @@ fn table() -> Vec<(Spoil, &'static str, &'static str)> {
                 job.set("max-seq-len", "100000");
             },
             "invalid_hyperparameter",
-            "positions",
+            "the base model's limit",
         ),
         (
             |job| {

@@ -1,0 +1,82 @@
+//! The documents of one optimizer step of one job.
+
+use tunesmith_dataset::Corpus;
+use tunesmith_model::Document;
+
+/// Token ids and loss weights of some examples, end to end.
+#[derive(Debug, Default)]
+pub struct Documents {
+    tokens: Vec<u32>,
+    weights: Vec<f32>,
+    ends: Vec<usize>,
+    /// Σ weight over the predicted tokens.
+    pub weight_sum: f64,
+    /// Predicted tokens with a weight.
+    pub supervised: u64,
+}
+
+impl Documents {
+    /// The examples `members` of `corpus`.
+    #[must_use]
+    pub fn gather(corpus: &Corpus, members: impl Iterator<Item = usize>) -> Self {
+        let mut documents = Self::default();
+        for member in members {
+            let start = documents.tokens.len();
+            documents.tokens.extend(corpus.tokens(member));
+            documents.weights.extend(weights(corpus, member));
+            // Nothing predicts the first token.
+            for weight in documents.weights.iter().skip(start + 1) {
+                documents.weight_sum += f64::from(*weight);
+                documents.supervised += u64::from(*weight != 0.0);
+            }
+            documents.ends.push(documents.tokens.len());
+        }
+        documents
+    }
+
+    /// How many documents.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Tokens of all.
+    #[must_use]
+    pub fn token_count(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Tokens of each.
+    #[must_use]
+    pub fn lengths(&self) -> Vec<usize> {
+        (0..self.len()).map(|index| self.range(index).len()).collect()
+    }
+
+    /// Document `index`.
+    #[must_use]
+    pub fn document(&self, index: usize) -> Document<'_> {
+        let range = self.range(index);
+        Document {
+            tokens: &self.tokens[range.clone()],
+            weights: &self.weights[range],
+        }
+    }
+
+    fn range(&self, index: usize) -> std::ops::Range<usize> {
+        let start = if index == 0 { 0 } else { self.ends[index - 1] };
+        start..self.ends[index]
+    }
+}
+
+/// The weight of each token of an example in the loss.
+fn weights(corpus: &Corpus, member: usize) -> impl Iterator<Item = f32> {
+    corpus
+        .supervised(member)
+        .map(|supervised| if supervised { 1.0 } else { 0.0 })
+}

@@ -1,0 +1,160 @@
+//! How jobs join a gang and leave it.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tunesmith_types::trainer::StopReason;
+
+use super::{Gang, Loading, Prepared};
+use crate::assignment::Assignment;
+use crate::commands::Message;
+use crate::error::{TrainError, words_of};
+use crate::job::Job;
+use crate::report::Reporter;
+
+impl Gang<'_> {
+    /// Begins to read a job's data, on a thread of its own.
+    pub fn join(&mut self, assignment: Assignment) {
+        let (id, resume) = (assignment.spec.id.clone(), assignment.spec.resume.clone());
+        if self.is_closed {
+            return self.refuse(Some(&id), "it came after `finish`, so it cannot join");
+        }
+        if self.has(&id) {
+            return self.refuse(
+                None,
+                &format!("a job `{id}` is already here, so no other can join under that id"),
+            );
+        }
+        if self.jobs.iter().any(|job| job.full().is_some()) {
+            return self.refuse(
+                Some(&id),
+                "a job that trains all weights is alone with its base model",
+            );
+        }
+        self.preparations += 1;
+        let (number, text, sender) = (self.preparations, self.text.clone(), self.sender.clone());
+        let prepare = move || {
+            let guarded = AssertUnwindSafe(|| Prepared::new(assignment, &text));
+            let result =
+                catch_unwind(guarded).unwrap_or_else(|panic| Err(TrainError::Internal(words_of(&*panic))));
+            let result = Box::new(result);
+            // Nobody listens any more once the loop has ended.
+            let _ = sender.send(Message::Prepared { number, result });
+        };
+        let started = std::thread::Builder::new().name("data".to_owned()).spawn(prepare);
+        match started {
+            Ok(_) => self.loading.push(Loading {
+                number,
+                id,
+                resume,
+                is_paused: false,
+            }),
+            Err(error) => self.refuse(
+                Some(&id),
+                &format!("there is no thread to read its data: {error}"),
+            ),
+        }
+    }
+
+    /// A preparation has ended; the job takes its first step in the next cycle.
+    pub(super) fn begin(
+        &mut self,
+        number: u64,
+        result: Result<Prepared, TrainError>,
+    ) -> Result<(), TrainError> {
+        let Some(place) = self.loading.iter().position(|loading| loading.number == number) else {
+            // It was stopped in the meantime.
+            return Ok(());
+        };
+        let loading = self.loading.remove(place);
+        let reporter = Reporter::new(self.audience, Some(&loading.id));
+        match result.and_then(|prepared| Job::begin(self.base, prepared, reporter)) {
+            Ok(mut job) => {
+                job.is_paused = loading.is_paused;
+                self.jobs.push(job);
+                self.deliver_if_done(self.jobs.len() - 1)
+            }
+            Err(error) => {
+                self.failures += 1;
+                Reporter::new(self.audience, Some(&loading.id)).failed(&error);
+                if error.ends_the_process() {
+                    Err(error)
+                } else {
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    /// Stops one job, or all.
+    pub(super) fn stop(&mut self, id: Option<&str>, reason: StopReason) -> Result<(), TrainError> {
+        let is_meant = |found: &str| id.is_none_or(|id| id == found);
+        let (stopped, loading) = std::mem::take(&mut self.loading)
+            .into_iter()
+            .partition(|loading| is_meant(&loading.id));
+        self.loading = loading;
+        let stopped: Vec<Loading> = stopped;
+        for loading in stopped {
+            let checkpoint = loading.resume.map(|path| path.display().to_string());
+            Reporter::new(self.audience, Some(&loading.id)).stopped(0, reason, checkpoint);
+        }
+        for index in (0..self.jobs.len()).rev() {
+            if !is_meant(self.jobs[index].id()) {
+                continue;
+            }
+            match self.jobs[index].stop(reason, self.base) {
+                Ok(()) => drop(self.jobs.remove(index)),
+                Err(error) => self.lose(index, error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets one job, or all, take no steps, or take them again.
+    pub(super) fn pause(&mut self, id: Option<&str>, is_paused: bool) {
+        let is_meant = |found: &str| id.is_none_or(|id| id == found);
+        for job in self.jobs.iter_mut().filter(|job| is_meant(job.id())) {
+            job.is_paused = is_paused;
+        }
+        for loading in self.loading.iter_mut().filter(|loading| is_meant(&loading.id)) {
+            loading.is_paused = is_paused;
+        }
+    }
+
+    /// Removes a job that has failed.
+    pub(super) fn lose(&mut self, index: usize, error: TrainError) -> Result<(), TrainError> {
+        if error.ends_the_process() {
+            return Err(error);
+        }
+        self.failures += 1;
+        self.jobs.remove(index).fail(&error);
+        Ok(())
+    }
+
+    /// Removes a job that has no step left.
+    pub(super) fn deliver_if_done(&mut self, index: usize) -> Result<(), TrainError> {
+        if !self.jobs[index].is_done() {
+            return Ok(());
+        }
+        match self.jobs[index].deliver(self.base) {
+            Ok(()) => drop(self.jobs.remove(index)),
+            Err(error) => self.lose(index, error)?,
+        }
+        Ok(())
+    }
+
+    /// Answers a command that makes no sense: the job that it is about fails; without one it is a warning.
+    pub(super) fn refuse(&mut self, job: Option<&str>, reason: &str) {
+        match job {
+            Some(id) => {
+                self.failures += 1;
+                let error = TrainError::Specification(reason.to_owned());
+                Reporter::new(self.audience, Some(id)).failed(&error);
+            }
+            None => self.process_reporter().warning(reason.to_owned()),
+        }
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.jobs.iter().any(|job| job.id() == id) || self.loading.iter().any(|loading| loading.id == id)
+    }
+}

@@ -1,0 +1,177 @@
+//! The passes of one cycle of a gang: the documents of each job's next optimizer step, packed together.
+//!
+//! Each job's documents are first packed into groups, which no neighbour has a say in; then the groups of all jobs are
+//! packed into passes of at most the budget. A group is one segment, and the key of its dropout masks is (seed, step,
+//! number of the group). So a job has the same groups and masks alone and in a gang, and only the order of summation
+//! differs.
+//!
+//! Groups are as large as the budget where there is no dropout. With dropout they have at most
+//! [`DROPOUT_GROUP_TOKENS`], so that the masks depend neither on the device nor on its memory, unless the budget is even
+//! smaller.
+
+use tch::Tensor;
+use tunesmith_dataset::pack::pack;
+use tunesmith_model::{Adapter, DropoutKey, ModelError, Scores, Segment};
+
+use crate::documents::Documents;
+
+/// Most tokens that share a dropout key (a longer document has its own).
+pub const DROPOUT_GROUP_TOKENS: usize = 4096;
+
+/// What one job brings to a cycle.
+#[derive(Debug)]
+pub struct Contribution<'a> {
+    /// Its adapter; none where all weights are trained.
+    pub adapter: Option<&'a Adapter>,
+    /// Where its gradient is summed; zeroed at the start of each attempt.
+    pub gradient: &'a Tensor,
+    /// Dropout probability.
+    pub dropout: f64,
+    /// Seed of its dropout.
+    pub seed: u64,
+    /// Index of its optimizer step.
+    pub step: u64,
+    /// The documents of that step.
+    pub documents: &'a Documents,
+}
+
+/// Why a cycle failed.
+#[derive(Debug)]
+pub struct PassFailure {
+    /// The contributions in the pass that failed.
+    pub members: Vec<usize>,
+    /// What LibTorch or the model said.
+    pub error: ModelError,
+}
+
+impl PassFailure {
+    /// Whether a smaller pass could do.
+    #[must_use]
+    pub fn is_out_of_memory(&self) -> bool {
+        self.error.code() == "out_of_memory"
+    }
+}
+
+/// Groups of one contribution, by index.
+struct Group {
+    member: usize,
+    number: usize,
+    documents: Vec<usize>,
+    tokens: usize,
+}
+
+/// Runs `pass` over all documents until each contribution has its whole gradient. Returns, for each, Σ weight ·
+/// cross-entropy: float64 scalars on the device, not read yet.
+///
+/// Where memory runs out, everything is done again with half the budget, once; `budget` then stays there.
+///
+/// # Errors
+/// A pass failed; gradients are then worthless.
+pub fn accumulate(
+    contributions: &[Contribution<'_>],
+    budget: &mut usize,
+    pass: &mut dyn FnMut(&[Segment<'_>]) -> Result<Vec<Scores>, ModelError>,
+) -> Result<Vec<Tensor>, PassFailure> {
+    match attempt(contributions, *budget, pass) {
+        Err(failure) if failure.is_out_of_memory() && *budget > 1 => {
+            *budget /= 2;
+            attempt(contributions, *budget, pass)
+        }
+        result => result,
+    }
+}
+
+fn attempt(
+    contributions: &[Contribution<'_>],
+    budget: usize,
+    pass: &mut dyn FnMut(&[Segment<'_>]) -> Result<Vec<Scores>, ModelError>,
+) -> Result<Vec<Tensor>, PassFailure> {
+    let everyone = || (0..contributions.len()).collect();
+    let torch = |error: tch::TchError| PassFailure {
+        members: everyone(),
+        error: error.into(),
+    };
+    for contribution in contributions {
+        let _ = contribution.gradient.shallow_clone().f_zero_().map_err(torch)?;
+    }
+    let groups = groups(contributions, budget);
+    let lengths: Vec<usize> = groups.iter().map(|group| group.tokens).collect();
+    let mut losses: Vec<Vec<(usize, Tensor)>> = contributions.iter().map(|_| Vec::new()).collect();
+    for places in pack(&lengths, budget) {
+        let segments: Vec<Segment<'_>> = places
+            .iter()
+            .map(|place| segment(contributions, &groups[*place]))
+            .collect();
+        let scores = pass(&segments).map_err(|error| PassFailure {
+            members: members_of(&groups, &places),
+            error,
+        })?;
+        for (place, scores) in places.iter().zip(scores) {
+            let group = &groups[*place];
+            losses[group.member].push((group.number, scores.loss_sum));
+        }
+    }
+    losses
+        .into_iter()
+        .map(total)
+        .collect::<Result<_, _>>()
+        .map_err(torch)
+}
+
+fn groups(contributions: &[Contribution<'_>], budget: usize) -> Vec<Group> {
+    let mut groups = Vec::new();
+    for (member, contribution) in contributions.iter().enumerate() {
+        let most = if contribution.dropout > 0.0 {
+            budget.min(DROPOUT_GROUP_TOKENS)
+        } else {
+            budget
+        };
+        let lengths = contribution.documents.lengths();
+        for (number, documents) in pack(&lengths, most).into_iter().enumerate() {
+            groups.push(Group {
+                member,
+                number,
+                tokens: documents.iter().map(|document| lengths[*document]).sum(),
+                documents,
+            });
+        }
+    }
+    groups
+}
+
+fn segment<'a>(contributions: &[Contribution<'a>], group: &Group) -> Segment<'a> {
+    let contribution = &contributions[group.member];
+    let documents = contribution.documents;
+    Segment {
+        adapter: contribution.adapter,
+        gradient: Some(contribution.gradient),
+        scale: 1.0 / documents.weight_sum,
+        dropout: Some(DropoutKey {
+            seed: contribution.seed,
+            step: contribution.step,
+            micro_batch: group.number as u64,
+        }),
+        documents: group
+            .documents
+            .iter()
+            .map(|document| documents.document(*document))
+            .collect(),
+    }
+}
+
+fn members_of(groups: &[Group], places: &[usize]) -> Vec<usize> {
+    let mut members: Vec<usize> = places.iter().map(|place| groups[*place].member).collect();
+    members.sort_unstable();
+    members.dedup();
+    members
+}
+
+/// In the order of the groups, whatever the order of the passes.
+fn total(mut losses: Vec<(usize, Tensor)>) -> Result<Tensor, tch::TchError> {
+    losses.sort_by_key(|(number, _)| *number);
+    let losses: Vec<Tensor> = losses.into_iter().map(|(_, loss)| loss).collect();
+    Tensor::f_stack(&losses, 0)?.f_sum(tch::Kind::Double)
+}
+
+#[cfg(test)]
+mod tests;

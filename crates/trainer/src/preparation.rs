@@ -1,0 +1,126 @@
+//! What can be done for a job without tensors: hyperparameters, data, plan. It happens on a thread of its own, so that
+//! the jobs that are being trained do not wait for it.
+
+use std::path::PathBuf;
+
+use tunesmith_model::ModelConfig;
+use tunesmith_types::error::ParameterError;
+use tunesmith_types::hyperparameters::{Duration, Hyperparameters};
+
+use crate::assignment::Assignment;
+use crate::checkpoint;
+use crate::data::Data;
+use crate::error::TrainError;
+use crate::plan::Plan;
+
+/// What a preparation must know of the base model.
+#[derive(Debug, Clone)]
+pub struct BaseText {
+    /// The folder with the tokenizer.
+    pub folder: PathBuf,
+    /// Rows of the embedding.
+    pub vocabulary: i64,
+    /// Longest sequence.
+    pub longest: u32,
+}
+
+impl BaseText {
+    /// Of the model in `folder`.
+    #[must_use]
+    pub fn new(folder: PathBuf, config: &ModelConfig) -> Self {
+        Self {
+            folder,
+            vocabulary: config.vocab_size,
+            longest: u32::try_from(config.max_positions).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// A job that only lacks its tensors.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What was given.
+    pub assignment: Assignment,
+    /// Its hyperparameters, every value decided.
+    pub asked: Hyperparameters,
+    /// Its examples.
+    pub data: Data,
+    /// Which of them each step takes.
+    pub plan: Plan,
+    /// Optimizer steps of the whole job.
+    pub total_steps: u64,
+    /// The checkpoint that it goes on from.
+    pub resumed: Option<PathBuf>,
+}
+
+impl Prepared {
+    /// Reads and checks all that `assignment` names.
+    ///
+    /// # Errors
+    /// A hyperparameter is outside its bounds, the data cannot be trained on, there is no checkpoint to go on from, or
+    /// one of an earlier run is in the way.
+    pub fn new(assignment: Assignment, base: &BaseText) -> Result<Self, TrainError> {
+        let asked = assignment.spec.hyperparameters.resolve(Some(base.longest))?;
+        check_extras(&assignment, &asked)?;
+        let checkpoints = assignment.checkpoints();
+        let resumed = match &assignment.spec.resume {
+            Some(path) => Some(checkpoint::find(path)?),
+            None if checkpoint::list(&checkpoints)?.is_empty() => None,
+            None => return Err(TrainError::CheckpointsExist { path: checkpoints }),
+        };
+        let data = Data::load(&assignment, &asked, base)?;
+        check_selection(&asked, &data)?;
+        let lengths = data.train.iter().map(|place| data.corpus.length(*place) as u32);
+        let mut plan = Plan::new(
+            assignment.extras.order(asked.seed),
+            u64::from(asked.seed.get()),
+            assignment.extras.length_buckets,
+            asked.batch,
+            lengths.collect(),
+        );
+        let total_steps = match asked.duration {
+            Duration::MaxSteps(steps) => steps.get(),
+            Duration::Epochs(epochs) => plan.steps_of(epochs.get()),
+        };
+        Ok(Self {
+            assignment,
+            asked,
+            data,
+            plan,
+            total_steps,
+            resumed,
+        })
+    }
+}
+
+fn check_extras(assignment: &Assignment, asked: &Hyperparameters) -> Result<(), TrainError> {
+    let extras = &assignment.extras;
+    if extras.length_buckets && extras.file_order {
+        let message = "--length-buckets changes the order, so it does not go with --order file";
+        return Err(TrainError::Arguments(message.to_owned()));
+    }
+    let longest = asked.max_seq_len.get() as usize;
+    match extras.pack_text {
+        Some(row) if row < 2 || row > longest => Err(TrainError::Arguments(format!(
+            "--pack-text must be from 2 to --max-seq-len ({longest}); {row} was given"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A best evaluation needs evaluations.
+fn check_selection(asked: &Hyperparameters, data: &Data) -> Result<(), TrainError> {
+    let field = match asked.early_stopping_patience {
+        Some(_) => "early_stopping_patience",
+        None if asked.load_best_model_at_end => "load_best_model_at_end",
+        None => return Ok(()),
+    };
+    if !data.eval.is_empty() {
+        return Ok(());
+    }
+    let message = format!(
+        "`{field}` looks at evaluations, but there are no evaluation examples; give evaluation data, or an \
+         `eval_fraction` above 0 and at least two examples."
+    );
+    Err(ParameterError::new(field, message).into())
+}
