@@ -23,7 +23,7 @@ impl Documents {
         for member in members {
             let start = documents.tokens.len();
             documents.tokens.extend(corpus.tokens(member));
-            documents.weights.extend(weights(corpus, member));
+            documents.weights.extend(corpus.weights(member));
             // Nothing predicts the first token.
             for weight in documents.weights.iter().skip(start + 1) {
                 documents.weight_sum += f64::from(*weight);
@@ -72,11 +72,4 @@ impl Documents {
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         start..self.ends[index]
     }
-}
-
-/// The weight of each token of an example in the loss.
-fn weights(corpus: &Corpus, member: usize) -> impl Iterator<Item = f32> {
-    corpus
-        .supervised(member)
-        .map(|supervised| if supervised { 1.0 } else { 0.0 })
 }

@@ -144,5 +144,16 @@ fn lora_settings(asked: &Hyperparameters) -> LoraSettings {
         use_rslora: asked.use_rslora,
         dropout: asked.dropout.get(),
         target_modules: asked.target_modules.clone(),
+        rank_pattern: asked
+            .rank_pattern
+            .iter()
+            .map(|(pattern, rank)| (pattern.clone(), i64::from(rank.get())))
+            .collect(),
+        alpha_pattern: asked
+            .alpha_pattern
+            .iter()
+            .map(|(pattern, alpha)| (pattern.clone(), alpha.get()))
+            .collect(),
+        layers_to_transform: asked.layers_to_transform.clone(),
     }
 }
