@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 
 use serde_json::Value;
+use tch::{Device, Kind, Tensor};
 use tempfile::TempDir;
+use tunesmith_torch_ext::MappedFile;
+use tunesmith_types::hyperparameters::HyperparametersRequest;
 use tunesmith_types::trainer::{GangSpec, JobSpec, TrainerCommand, TrainerEvent, TrainerLine};
 
 /// A folder of the golden files that transformers and PEFT made.
@@ -170,7 +173,7 @@ impl Supervised {
     }
 
     /// Reads events up to the first that `is_wanted`, and returns it.
-    pub(crate) fn until(&mut self, is_wanted: impl Fn(&TrainerEvent) -> bool) -> TrainerEvent {
+    pub(crate) fn until(&mut self, mut is_wanted: impl FnMut(&TrainerEvent) -> bool) -> TrainerEvent {
         loop {
             let event = self.event().expect("the wanted event");
             if is_wanted(&event) {
@@ -180,7 +183,10 @@ impl Supervised {
     }
 
     pub(crate) fn send(&mut self, command: TrainerCommand) {
-        let line = serde_json::to_string(&command).unwrap();
+        self.send_line(&serde_json::to_string(&command).unwrap());
+    }
+
+    pub(crate) fn send_line(&mut self, line: &str) {
         writeln!(self.commands.as_mut().unwrap(), "{line}").unwrap();
     }
 
@@ -203,4 +209,93 @@ impl Drop for Supervised {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A gang on the tiny Llama, in a scratch folder.
+pub(crate) struct GangRun {
+    pub(crate) folder: TempDir,
+    pub(crate) spec: GangSpec,
+}
+
+impl GangRun {
+    pub(crate) fn new() -> Self {
+        let spec = GangSpec {
+            base: golden("llama").join("base"),
+            base_name: Some("tiny".to_owned()),
+            device: "cpu".to_owned(),
+            dtype: Default::default(),
+            threads: Some(2),
+            micro_batch_tokens: Some(400),
+            jobs: Vec::new(),
+        };
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            spec,
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A job of this gang on the golden data; its files are named after it.
+    pub(crate) fn job(&self, id: &str, hyperparameters: HyperparametersRequest) -> JobSpec {
+        JobSpec {
+            id: id.to_owned(),
+            data: golden("llama").join("training/train.jsonl"),
+            eval: None,
+            out: self.path(id),
+            init_adapter: None,
+            resume: None,
+            checkpoint_dir: None,
+            keep_checkpoints: 3,
+            steps_log: Some(self.path(&format!("{id}.jsonl"))),
+            hyperparameters,
+        }
+    }
+
+    fn command(&self) -> Command {
+        let file = self.path("spec.json");
+        fs::write(&file, serde_json::to_string(&self.spec).unwrap()).unwrap();
+        let mut command = executable();
+        command.arg("gang").arg(file);
+        command
+    }
+
+    /// Runs it to its end, by hand.
+    pub(crate) fn run(&self) -> Output {
+        self.command().stdin(Stdio::null()).output().unwrap()
+    }
+
+    pub(crate) fn supervise(&self) -> Supervised {
+        Supervised::start(self.command().arg("--supervised"))
+    }
+
+    /// Numbers of the steps of a job, by its log.
+    pub(crate) fn losses(&self, id: &str) -> Vec<f64> {
+        let text = fs::read_to_string(self.path(&format!("{id}.jsonl"))).unwrap();
+        text.lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["loss"].as_f64())
+            .collect()
+    }
+}
+
+/// Largest ‖found − wanted‖ / ‖wanted‖ over the tensors of two adapter folders, which must have the same tensors.
+pub(crate) fn adapter_difference(found: &Path, wanted: &Path) -> f64 {
+    let open = |folder: &Path| MappedFile::open(&folder.join("adapter_model.safetensors")).unwrap();
+    let (found, wanted) = (open(found), open(wanted));
+    assert_eq!(found.names(), wanted.names());
+    let load = |file: &MappedFile, name: &str| file.load(name, Device::Cpu, Some(Kind::Double)).unwrap();
+    let difference = |name: &String| {
+        let (found, wanted) = (load(&found, name), load(&wanted, name));
+        relative_difference(&found, &wanted)
+    };
+    wanted.names().iter().map(difference).fold(0.0, f64::max)
+}
+
+/// ‖found − wanted‖ / ‖wanted‖.
+pub(crate) fn relative_difference(found: &Tensor, wanted: &Tensor) -> f64 {
+    let (found, wanted) = (found.to_kind(Kind::Double), wanted.to_kind(Kind::Double));
+    let norm = |tensor: &Tensor| tensor.norm().double_value(&[]);
+    norm(&(found - &wanted)) / norm(&wanted).max(1e-12)
 }
