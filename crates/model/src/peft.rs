@@ -1,11 +1,14 @@
 //! PEFT's folder: `adapter_config.json` and `adapter_model.safetensors`, read with suspicion and written plainly.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 use tunesmith_torch_ext::{MappedFile, write_tensor_file};
@@ -16,7 +19,7 @@ use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::modules::Site;
 use crate::save::write_json;
-use crate::targets::Target;
+use crate::targets::{Pattern, Target};
 
 const CONFIG_FILE: &str = "adapter_config.json";
 const TENSOR_FILE: &str = "adapter_model.safetensors";
@@ -36,11 +39,68 @@ struct PeftConfig {
     use_rslora: bool,
     target_modules: TargetModulesRequest,
     #[serde(default)]
-    rank_pattern: Option<BTreeMap<String, i64>>,
+    rank_pattern: Option<Ordered<i64>>,
     #[serde(default)]
-    alpha_pattern: Option<BTreeMap<String, f64>>,
+    alpha_pattern: Option<Ordered<f64>>,
     #[serde(default)]
     layers_to_transform: Option<Layers>,
+}
+
+/// A JSON object in the order of the file, in which PEFT tries its keys.
+struct Ordered<V>(Vec<(String, V)>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Ordered<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries<V>(PhantomData<V>);
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
+            type Value = Ordered<V>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Ordered(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries(PhantomData))
+    }
+}
+
+fn sorted<V>(pattern: Option<Ordered<V>>) -> BTreeMap<String, V> {
+    pattern.into_iter().flat_map(|ordered| ordered.0).collect()
+}
+
+/// Here keys are tried in the order of their letters. Where that makes a difference, the adapter is refused.
+fn check_order<V: Copy + PartialEq>(
+    config: &ModelConfig,
+    field: &'static str,
+    pattern: Option<&Ordered<V>>,
+) -> Result<(), ModelError> {
+    let Some(Ordered(entries)) = pattern else {
+        return Ok(());
+    };
+    let letters: BTreeMap<&String, &V> = entries.iter().map(|(key, value)| (key, value)).collect();
+    let by_letters = Pattern::compile(field, letters)?;
+    let by_file = Pattern::compile(field, entries.iter().map(|(key, value)| (key, value)))?;
+    let names = Site::all(config).into_iter().map(|site| site.name(config));
+    match names
+        .into_iter()
+        .find(|name| by_letters.value(name) != by_file.value(name))
+    {
+        Some(name) => Err(unsupported(
+            field,
+            &json!(entries.iter().map(|(key, _)| key).collect::<Vec<_>>()),
+            &format!(
+                "several keys fit `{name}`, and which comes first decides; make them exclude one another"
+            ),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// PEFT allows one number, or a list.
@@ -69,8 +129,8 @@ impl PeftConfig {
             use_rslora: self.use_rslora,
             dropout: self.lora_dropout,
             target_modules,
-            rank_pattern: self.rank_pattern.unwrap_or_default(),
-            alpha_pattern: self.alpha_pattern.unwrap_or_default(),
+            rank_pattern: sorted(self.rank_pattern),
+            alpha_pattern: sorted(self.alpha_pattern),
             layers_to_transform: (!layers.is_empty()).then_some(layers),
         })
     }
@@ -83,7 +143,10 @@ impl Adapter {
     /// The folder asks for a variant of LoRA that is not built in, or its tensors do not fit the configuration or the
     /// model, or are not finite: every misfit is named.
     pub fn load(folder: &Path, config: &ModelConfig, device: Device) -> Result<Self, ModelError> {
-        let settings = read_config(&folder.join(CONFIG_FILE))?.settings()?;
+        let peft = read_config(&folder.join(CONFIG_FILE))?;
+        check_order(config, "rank_pattern", peft.rank_pattern.as_ref())?;
+        check_order(config, "alpha_pattern", peft.alpha_pattern.as_ref())?;
+        let settings = peft.settings()?;
         let targets = Target::resolve(config, &settings)?;
         let file = MappedFile::open(&folder.join(TENSOR_FILE))?;
         check_tensors(folder, config, &targets, &file)?;
@@ -195,7 +258,7 @@ fn read_config(path: &Path) -> Result<PeftConfig, ModelError> {
         .map_err(io)?;
     let map: Map<String, Value> = serde_json::from_str(&text).map_err(json)?;
     refuse_variants(&map)?;
-    let config: PeftConfig = serde_json::from_value(Value::Object(map)).map_err(json)?;
+    let config: PeftConfig = serde_json::from_str(&text).map_err(json)?;
     if config.peft_type != "LORA" {
         return Err(unsupported(
             "peft_type",
@@ -203,9 +266,9 @@ fn read_config(path: &Path) -> Result<PeftConfig, ModelError> {
             "only \"LORA\" is built in",
         ));
     }
-    let ranks = config.rank_pattern.iter().flatten();
+    let ranks = config.rank_pattern.iter().flat_map(|ranks| &ranks.0);
     if let Some((field, rank)) = std::iter::once(("r", config.r))
-        .chain(ranks.map(|(_, &rank)| ("rank_pattern", rank)))
+        .chain(ranks.map(|(_, rank)| ("rank_pattern", *rank)))
         .find(|(_, rank)| !(1..=LARGEST_RANK).contains(rank))
     {
         return Err(unsupported(
@@ -214,9 +277,9 @@ fn read_config(path: &Path) -> Result<PeftConfig, ModelError> {
             "the rank must be between 1 and 1024",
         ));
     }
-    let alphas = config.alpha_pattern.iter().flatten();
+    let alphas = config.alpha_pattern.iter().flat_map(|alphas| &alphas.0);
     if let Some((field, alpha)) = std::iter::once(("lora_alpha", config.lora_alpha))
-        .chain(alphas.map(|(_, &alpha)| ("alpha_pattern", alpha)))
+        .chain(alphas.map(|(_, alpha)| ("alpha_pattern", *alpha)))
         .find(|(_, alpha)| !alpha.is_finite())
     {
         return Err(unsupported(field, &json!(alpha), "it must be a finite number"));

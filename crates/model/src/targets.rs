@@ -1,7 +1,5 @@
 //! Which modules of a model an adapter sits on, and with what rank and scale: PEFT's rules.
 
-use std::collections::BTreeMap;
-
 use regex::Regex;
 use tunesmith_types::hyperparameters::TargetForm;
 
@@ -134,17 +132,23 @@ impl<'a> Matcher<'a> {
 }
 
 /// A value by a regular expression on the end of a module's name: the first that fits.
-struct Pattern<V>(Vec<(Regex, V)>);
+pub(crate) struct Pattern<V>(Vec<(Regex, V)>);
 
 impl<V: Copy> Pattern<V> {
-    fn compile(field: &'static str, map: &BTreeMap<String, V>) -> Result<Self, ModelError> {
-        let compiled = map
-            .iter()
+    pub(crate) fn compile<'a>(
+        field: &'static str,
+        entries: impl IntoIterator<Item = (&'a String, &'a V)>,
+    ) -> Result<Self, ModelError>
+    where
+        V: 'a,
+    {
+        let compiled = entries
+            .into_iter()
             .map(|(key, &value)| Ok((whole(field, r"(?:.*\.)?", key)?, value)));
         Ok(Self(compiled.collect::<Result<_, ModelError>>()?))
     }
 
-    fn value(&self, name: &str) -> Option<V> {
+    pub(crate) fn value(&self, name: &str) -> Option<V> {
         let found = self.0.iter().find(|(regex, _)| regex.is_match(name));
         found.map(|(_, value)| *value)
     }

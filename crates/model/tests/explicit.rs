@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor};
 use tunesmith_model::{Adapter, CausalLm, Document, DropoutKey, LoraSettings, Precision, Scores, Segment};
 use tunesmith_types::hyperparameters::TargetModules;
 
-const FAMILIES: [&str; 3] = ["llama", "mistral", "qwen"];
+use support::FAMILIES;
 
 /// Five documents; in one of them nothing is learnt. In the order of their lengths, in which the oracle lays them out and
 /// counts the elements of its dropout masks.
@@ -127,7 +127,7 @@ fn load(family: &str) -> CausalLm {
 
 #[test]
 fn every_family_agrees_with_autograd() {
-    for family in FAMILIES {
+    for family in support::FAMILIES {
         let model = load(family);
         let adapter = adapter(&model, settings(&["all-linear"], 4, 0.0), 3);
         compare(&model, &adapter, None, family);
@@ -141,7 +141,7 @@ fn dropout_has_the_same_masks() {
         step: 2,
         micro_batch: 1,
     };
-    for family in FAMILIES {
+    for family in support::FAMILIES {
         let model = load(family);
         let adapter = adapter(&model, settings(&["all-linear"], 4, 0.3), 3);
         compare(&model, &adapter, Some(key), family);

@@ -99,6 +99,40 @@ fn weights() {
 }
 
 #[test]
+fn weights_of_every_family() {
+    for (family, name) in [
+        ("qwen", "model.layers.0.self_attn.k_proj.bias"),
+        ("qwen3", "model.layers.1.self_attn.q_norm.weight"),
+        ("gemma2", "model.layers.2.pre_feedforward_layernorm.weight"),
+        ("gemma3", "model.layers.0.post_feedforward_layernorm.weight"),
+        ("phi3", "model.layers.0.mlp.gate_up_proj.weight"),
+    ] {
+        let base = support::golden(family).join("base");
+        let without = changed_copy(&base, "config.json", &json!({}));
+        change_tensors(&without.path().join("model.safetensors"), |found, tensor| {
+            (found != name).then(|| (found.to_owned(), tensor))
+        });
+        let load = |folder: &TempDir| CausalLm::load(folder.path(), Device::Cpu, FLOAT);
+        assert_refused(
+            load(&without),
+            "model_weights_invalid",
+            &format!("`{name}` is missing"),
+        );
+
+        let longer = changed_copy(&base, "config.json", &json!({}));
+        change_tensors(&longer.path().join("model.safetensors"), |found, tensor| {
+            let tensor = if found == name {
+                Tensor::cat(&[&tensor, &tensor], 0)
+            } else {
+                tensor
+            };
+            Some((found.to_owned(), tensor))
+        });
+        assert_refused(load(&longer), "model_weights_invalid", &format!("`{name}` is ["));
+    }
+}
+
+#[test]
 fn a_tied_head_stored_twice_is_harmless() {
     let folder = changed_copy(&golden().join("base"), "config.json", &json!({}));
     change_tensors(&folder.path().join("model.safetensors"), |name, tensor| {

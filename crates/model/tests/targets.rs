@@ -141,6 +141,27 @@ fn what_does_not_fit_is_refused() {
     assert_refused(fresh(&llama, broken), "lora_invalid", "rank_pattern");
 }
 
+#[test]
+fn the_order_of_a_files_patterns_is_not_lost_silently() {
+    let folder = golden("llama").join("adapter");
+    let config = config("llama");
+    let with = |pattern: &str| {
+        let copy = support::changed_copy(&folder, "adapter_config.json", &json!({"alpha_pattern": "HERE"}));
+        let path = copy.path().join("adapter_config.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("\"HERE\"", pattern)).unwrap();
+        Adapter::load(copy.path(), &config, Device::Cpu)
+    };
+    let scale = |adapter: &Adapter| adapter.module(0, 0).unwrap().scale;
+    assert_eq!(scale(&with(r#"{"[qk]_proj": 4, "q_proj": 16}"#).unwrap()), 0.5);
+    assert_eq!(scale(&with(r#"{"v_proj": 16, "q_proj": 4}"#).unwrap()), 0.5);
+    assert_refused(
+        with(r#"{"q_proj": 16, "[qk]_proj": 4}"#),
+        "unsupported_adapter",
+        "several keys fit `model.layers.0.self_attn.q_proj`",
+    );
+}
+
 /// Every kind of site, with values that act.
 fn adapter_of_everything(config: &ModelConfig) -> Adapter {
     let mut everything = settings(json!(r"lm_head|model\.embed_tokens|.*_proj"));

@@ -35,7 +35,7 @@ impl Base {
     /// # Errors
     /// Files that are missing or do not fit, or a device that is not there.
     pub fn load(spec: &GangSpec) -> Result<Self, TrainError> {
-        Self::load_as(spec, &spec.base, Precision::uniform)
+        Self::load_as(spec, &spec.base, false)
     }
 
     /// Loads the model for training all its weights, from `checkpoint` where a run is resumed.
@@ -43,20 +43,17 @@ impl Base {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_trainable(spec: &GangSpec, checkpoint: Option<&Path>) -> Result<Self, TrainError> {
-        Self::load_as(spec, checkpoint.unwrap_or(&spec.base), Precision::master)
+        Self::load_as(spec, checkpoint.unwrap_or(&spec.base), true)
     }
 
-    fn load_as(
-        spec: &GangSpec,
-        weights: &Path,
-        precision: fn(Kind) -> Precision,
-    ) -> Result<Self, TrainError> {
+    fn load_as(spec: &GangSpec, weights: &Path, is_full: bool) -> Result<Self, TrainError> {
         let device = pick_device(&spec.device)?;
         let kind = pick_kind(spec.dtype, device);
+        let precision = if is_full { Precision::master } else { Precision::uniform };
         let model = CausalLm::load(weights, device, precision(kind))?;
         let budget = spec
             .micro_batch_tokens
-            .map_or_else(|| default_tokens(model.config(), device), |tokens| tokens.max(1));
+            .map_or_else(|| default_tokens(&model, is_full), |tokens| tokens.max(1));
         Ok(Self {
             model,
             folder: spec.base.clone(),
@@ -72,18 +69,29 @@ impl Base {
     }
 }
 
-/// Tokens per pass where the caller does not say: what keeps the activations within a budget. A pure function of the
-/// model's shape and the kind of device, so that a resumed run packs its steps as before.
-#[must_use]
-pub fn default_tokens(config: &ModelConfig, device: Device) -> usize {
-    let (budget, most) = if device.is_cuda() {
-        (24 << 30, 65_536)
+/// Bytes of activations on a CPU: past a thousand or two tokens a pass grows no faster.
+const CPU_ACTIVATIONS: i64 = 768 << 20;
+/// Bytes of activations on a GPU.
+const CUDA_ACTIVATIONS: i64 = 8 << 30;
+/// Columns of all narrow products of a block that are reckoned with before the jobs are known.
+const RANKS: i64 = 256;
+
+/// Tokens per pass where the caller does not say: what keeps the activations within the memory that is meant for them.
+/// On a CPU a pure function of the model's shape, so that a resumed run packs its steps as before.
+fn default_tokens(model: &CausalLm, is_full: bool) -> usize {
+    let per_token = if is_full {
+        autograd_bytes_per_token(model.config())
     } else {
-        (1 << 30, 8192)
+        model.training_bytes_per_token(RANKS)
     };
-    let width = 16 * config.hidden_size + 6 * config.intermediate_size;
-    let per_token = (config.layers as i64 * width * 4).max(1);
-    usize::try_from(budget / per_token)
-        .unwrap_or(most)
-        .clamp(512, most)
+    let (bytes, most) = match model.device() {
+        Device::Cuda(_) => (CUDA_ACTIVATIONS, 65_536),
+        _ => (CPU_ACTIVATIONS, 2048),
+    };
+    usize::try_from(bytes / per_token.max(1)).unwrap_or(most).clamp(512, most)
+}
+
+/// What LibTorch's graph keeps of one token where all weights are trained.
+fn autograd_bytes_per_token(config: &ModelConfig) -> i64 {
+    4 * config.layers as i64 * (16 * config.hidden_size + 6 * config.intermediate_size)
 }

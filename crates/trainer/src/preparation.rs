@@ -60,7 +60,11 @@ impl Prepared {
     /// A hyperparameter is outside its bounds, the data cannot be trained on, there is no checkpoint to go on from, or
     /// one of an earlier run is in the way.
     pub fn new(assignment: Assignment, base: &BaseText) -> Result<Self, TrainError> {
-        let asked = assignment.spec.hyperparameters.resolve(Some(base.longest))?;
+        let hyperparameters = &assignment.spec.hyperparameters;
+        let asked = match assignment.spec.eval {
+            Some(_) => hyperparameters.resolve_with_evaluation_data(Some(base.longest))?,
+            None => hyperparameters.resolve(Some(base.longest))?,
+        };
         check_extras(&assignment, &asked)?;
         let checkpoints = assignment.checkpoints();
         let resumed = match &assignment.spec.resume {
