@@ -9,6 +9,7 @@ fn documents(lengths: &[usize]) -> Documents {
         corpus.push(&Sequence {
             tokens: vec![index as u32; *length],
             supervised: vec![true; *length],
+            fractions: Vec::new(),
         });
     }
     Documents::gather(&corpus, 0..lengths.len())

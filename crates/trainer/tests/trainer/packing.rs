@@ -16,6 +16,7 @@ fn documents() -> Documents {
         corpus.push(&Sequence {
             tokens: (0..length).map(|place| ((place * 37 + index * 101 + 5) % 280) as u32).collect(),
             supervised: (0..length).map(|place| place % 3 != 0 || length < 5).collect(),
+            fractions: Vec::new(),
         });
     }
     Documents::gather(&corpus, 0..corpus.len())
