@@ -18,6 +18,8 @@ pub enum Audience {
     Person,
     /// A person who trains several jobs: words on stderr, each line with the job's id.
     PersonOfMany,
+    /// Nobody: for a program that drives [`crate::job::Job`] itself.
+    Nobody,
 }
 
 /// Where the events of one job go, or those of the process as a whole.
@@ -49,9 +51,14 @@ impl Reporter {
 
     /// Tells one event.
     pub fn tell(&mut self, event: TrainerEvent) {
-        if self.audience != Audience::Supervisor {
-            return self.progress.tell(&event);
+        match self.audience {
+            Audience::Supervisor => self.print(event),
+            Audience::Person | Audience::PersonOfMany => self.progress.tell(&event),
+            Audience::Nobody => {}
         }
+    }
+
+    fn print(&self, event: TrainerEvent) {
         let line = TrainerLine {
             job: self.job.clone(),
             event,

@@ -72,7 +72,9 @@ fn a_disk_that_is_too_small_or_becomes_full_fails_one_job() {
     let is_failed = |event: &TrainerEvent| matches!(event, TrainerEvent::Failed { .. });
     let message = failure(child.until_of("too-small", is_failed));
     assert!(message.contains("MB free"), "{message}");
-    child.until_of("becomes-full", |event| matches!(event, TrainerEvent::Checkpoint { .. }));
+    child.until_of("becomes-full", |event| {
+        matches!(event, TrainerEvent::Checkpoint { .. })
+    });
     fill(&small.0);
     let message = failure(child.until_of("becomes-full", is_failed));
     assert!(message.contains("No space left"), "{message}");

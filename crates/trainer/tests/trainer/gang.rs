@@ -79,7 +79,11 @@ fn alone(jobs: impl Fn(&GangRun) -> Vec<JobSpec>) -> GangRun {
     for job in jobs(&run) {
         run.spec.jobs = vec![job];
         let output = run.run();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     run
 }
@@ -128,7 +132,10 @@ fn jobs_join_and_leave_and_gangs_follow_one_another_on_one_base() {
     let mut jobs = different_jobs(&run).into_iter();
     let mut child = run.supervise();
     let ready = child.line().unwrap();
-    assert!(ready.job.is_none() && matches!(ready.event, TrainerEvent::Ready { .. }), "{ready:?}");
+    assert!(
+        ready.job.is_none() && matches!(ready.event, TrainerEvent::Ready { .. }),
+        "{ready:?}"
+    );
     join(&mut child, jobs.next().unwrap());
     child.until_of("dropping", is_step);
     join(&mut child, jobs.next().unwrap());
@@ -137,7 +144,12 @@ fn jobs_join_and_leave_and_gangs_follow_one_another_on_one_base() {
     join(&mut child, jobs.next().unwrap());
     child.until_of("by-tokens", is_finished);
     child.send(TrainerCommand::Finish);
-    assert!(child.rest().iter().all(|line| !matches!(line.event, TrainerEvent::Ready { .. })));
+    assert!(
+        child
+            .rest()
+            .iter()
+            .all(|line| !matches!(line.event, TrainerEvent::Ready { .. }))
+    );
     assert_eq!(child.wait().code(), Some(0));
     for id in ["dropping", "narrow", "by-tokens"] {
         assert_same(&run, &wanted, id);
@@ -151,7 +163,7 @@ fn exploding_adapter(folder: &Path) -> PathBuf {
     let initial = golden("llama").join("training/init-adapter");
     let adapter = Adapter::load(&initial, &config, Device::Cpu).unwrap();
     let _: Tensor = adapter.flat().shallow_clone().fill_(1e30);
-    let path = folder.join("exploding");
+    let path = folder.join("exploding-initial");
     fs::create_dir_all(&path).unwrap();
     adapter.save(&path, "tiny").unwrap();
     path
@@ -171,13 +183,20 @@ fn what_goes_wrong_in_one_job_ends_that_job_alone() {
     let mut child = run.supervise();
     child.send(TrainerCommand::Finish);
     let lines = child.rest();
-    assert_eq!(child.wait().code(), Some(0), "single failures are told, the child itself did its work");
+    assert_eq!(
+        child.wait().code(),
+        Some(0),
+        "single failures are told, the child itself did its work"
+    );
     for (id, wanted_code) in [
         ("exploding", "non_finite_loss"),
         ("broken", "invalid_dataset"),
         ("wide", "invalid_hyperparameter"),
     ] {
-        let last = lines.iter().rfind(|line| line.job.as_deref() == Some(id)).unwrap();
+        let last = lines
+            .iter()
+            .rfind(|line| line.job.as_deref() == Some(id))
+            .unwrap();
         assert!(
             matches!(&last.event, TrainerEvent::Failed { code, .. } if code == wanted_code),
             "{last:?}"
@@ -200,7 +219,14 @@ fn commands_reach_one_job_or_all() {
     child.send(TrainerCommand::Cancel { job: of("b") });
     let stopped = child.until_of("b", |event| matches!(event, TrainerEvent::Stopped { .. }));
     assert!(
-        matches!(&stopped, TrainerEvent::Stopped { reason: StopReason::Cancelled, checkpoint: None, .. }),
+        matches!(
+            &stopped,
+            TrainerEvent::Stopped {
+                reason: StopReason::Cancelled,
+                checkpoint: None,
+                ..
+            }
+        ),
         "{stopped:?}"
     );
     for _ in 0..20 {
@@ -209,7 +235,12 @@ fn commands_reach_one_job_or_all() {
     }
     child.send(TrainerCommand::Drain { job: of("c") });
     let drained = child.until_of("c", |event| matches!(event, TrainerEvent::Stopped { .. }));
-    let TrainerEvent::Stopped { step, checkpoint: Some(checkpoint), .. } = drained else {
+    let TrainerEvent::Stopped {
+        step,
+        checkpoint: Some(checkpoint),
+        ..
+    } = drained
+    else {
         panic!("{drained:?}")
     };
     assert!(checkpoint.ends_with(&format!("step-{step:08}")), "{checkpoint}");
@@ -243,7 +274,9 @@ fn what_cannot_be_obeyed_is_answered() {
         unreachable!()
     };
     assert!(message.contains("a job `a` is already here"), "{message}");
-    child.send_line(r#"{"command":"join","job":{"id":"b","data":"d","out":"o","hyperparameters":{"ranks":3}}}"#);
+    child.send_line(
+        r#"{"command":"join","job":{"id":"b","data":"d","out":"o","hyperparameters":{"ranks":3}}}"#,
+    );
     let failed = |event: &TrainerEvent| matches!(event, TrainerEvent::Failed { code, .. } if code == "invalid_specification");
     child.until_of("b", failed);
     child.send(TrainerCommand::Finish);
@@ -260,8 +293,15 @@ fn a_specification_that_cannot_be_read_fails_the_process() {
     let run = GangRun::new();
     let file = run.path("spec.json");
     fs::write(&file, r#"{"base": "x", "jobs": [{}]}"#).unwrap();
-    let output = crate::harness::executable().arg("gang").arg(&file).output().unwrap();
+    let output = crate::harness::executable()
+        .arg("gang")
+        .arg(&file)
+        .output()
+        .unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{words}");
-    assert!(words.contains("[invalid_specification]") && words.contains("spec.json"), "{words}");
+    assert!(
+        words.contains("[invalid_specification]") && words.contains("spec.json"),
+        "{words}"
+    );
 }

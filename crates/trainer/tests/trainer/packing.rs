@@ -14,7 +14,9 @@ fn documents() -> Documents {
     let mut corpus = Corpus::default();
     for (index, length) in [9usize, 30, 4, 17, 30, 2].into_iter().enumerate() {
         corpus.push(&Sequence {
-            tokens: (0..length).map(|place| ((place * 37 + index * 101 + 5) % 280) as u32).collect(),
+            tokens: (0..length)
+                .map(|place| ((place * 37 + index * 101 + 5) % 280) as u32)
+                .collect(),
             supervised: (0..length).map(|place| place % 3 != 0 || length < 5).collect(),
             fractions: Vec::new(),
         });
@@ -31,7 +33,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let folder = golden("llama");
-        let model = CausalLm::load(&folder.join("base"), Device::Cpu, Precision::uniform(Kind::Float)).unwrap();
+        let model =
+            CausalLm::load(&folder.join("base"), Device::Cpu, Precision::uniform(Kind::Float)).unwrap();
         let initial = folder.join("training/final-adapter");
         Self {
             adapter: Adapter::load(&initial, model.config(), Device::Cpu).unwrap(),
@@ -50,7 +53,10 @@ impl Bench {
             gradient,
             scale: 1.0 / self.documents.weight_sum,
             dropout: None,
-            documents: places.iter().map(|place| self.documents.document(*place)).collect(),
+            documents: places
+                .iter()
+                .map(|place| self.documents.document(*place))
+                .collect(),
         }
     }
 

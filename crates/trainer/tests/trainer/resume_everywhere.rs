@@ -8,7 +8,6 @@ use std::time::Duration;
 use tch::Tensor;
 use tunesmith_trainer::assignment::Assignment;
 use tunesmith_trainer::base::Base;
-use tunesmith_trainer::device::set_threads;
 use tunesmith_trainer::job::{Job, StepNumbers};
 use tunesmith_trainer::passes::accumulate;
 use tunesmith_trainer::preparation::{BaseText, Prepared};
@@ -76,7 +75,7 @@ fn step(base: &Base, job: &mut Job) -> usize {
 fn begin(base: &Base, spec: JobSpec) -> Job {
     let text = BaseText::new(base.folder.clone(), base.model.config());
     let prepared = Prepared::new(Assignment::from(spec), &text).unwrap();
-    Job::begin(base, prepared, Reporter::new(Audience::PersonOfMany, Some("quiet"))).unwrap()
+    Job::begin(base, prepared, Reporter::new(Audience::Nobody, None)).unwrap()
 }
 
 /// Name and content of each file of a checkpoint.
@@ -84,7 +83,12 @@ fn files(checkpoint: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<(String, Vec<u8>)> = fs::read_dir(checkpoint)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read(path).unwrap()))
+        .map(|path| {
+            (
+                path.file_name().unwrap().to_str().unwrap().to_owned(),
+                fs::read(path).unwrap(),
+            )
+        })
         .collect();
     files.sort();
     files
@@ -96,27 +100,73 @@ fn checkpoint(run: &GangRun, id: &str, step: u64) -> PathBuf {
 
 #[test]
 fn every_one_of_200_kill_points() {
-    set_threads(Some(1));
+    tch::set_num_threads(1);
     let run = gang();
     let base = Base::load(&run.spec).unwrap();
     let mut unbroken = begin(&base, job(&run, "unbroken"));
     let passes: usize = (0..STEPS).map(|_| step(&base, &mut unbroken)).sum();
     assert!(passes > 2 * STEPS as usize, "{passes} passes accumulate nothing");
-    assert!(files(&checkpoint(&run, "unbroken", STEPS)).iter().any(|(name, _)| name == "best.safetensors"));
+    assert!(
+        files(&checkpoint(&run, "unbroken", STEPS))
+            .iter()
+            .any(|(name, _)| name == "best.safetensors")
+    );
     for killed_after in 1..STEPS {
         let id = format!("killed-{killed_after}");
         let mut spec = job(&run, &id);
         spec.resume = Some(checkpoint(&run, "unbroken", killed_after));
         let mut resumed = begin(&base, spec);
         // Most take one step, which is all that the next one depends on; some go on to the end.
-        let last = if killed_after % 67 == 0 { STEPS } else { killed_after + 1 };
+        let last = if killed_after % 67 == 0 {
+            STEPS
+        } else {
+            killed_after + 1
+        };
         for now in killed_after + 1..=last {
             step(&base, &mut resumed);
             let (found, wanted) = (checkpoint(&run, &id, now), checkpoint(&run, "unbroken", now));
-            assert!(files(&found) == files(&wanted), "killed after {killed_after}, step {now}");
+            assert!(
+                files(&found) == files(&wanted),
+                "killed after {killed_after}, step {now}"
+            );
         }
         fs::remove_dir_all(run.path(&id)).unwrap();
     }
+}
+
+/// The update comes after the check, so the checkpoint that is then written is the state of the step before.
+#[test]
+fn a_step_that_is_not_finite_changes_nothing() {
+    tch::set_num_threads(1);
+    let run = gang();
+    let base = Base::load(&run.spec).unwrap();
+    let mut spec = job(&run, "poisoned");
+    spec.hyperparameters.checkpoint_every = Some(0);
+    let mut sound = begin(&base, job(&run, "sound"));
+    let mut poisoned = begin(&base, spec);
+    for _ in 0..2 {
+        step(&base, &mut sound);
+        step(&base, &mut poisoned);
+    }
+    let documents = poisoned.next_documents();
+    for (loss_sum, grad_norm, what) in [(f64::NAN, 1.0, "loss"), (1.0, f64::INFINITY, "gradient")] {
+        let numbers = StepNumbers {
+            loss_sum,
+            grad_norm,
+            seconds: 0.0,
+        };
+        let error = poisoned
+            .step(&base, base.budget, &documents, numbers)
+            .unwrap_err();
+        assert_eq!(error.code(), "non_finite_loss");
+        let words = error.to_string();
+        assert!(
+            words.starts_with(&format!("step 3: the {what} is not finite")),
+            "{words}"
+        );
+        assert!(words.contains("step-00000002"), "{words}");
+    }
+    assert!(files(&checkpoint(&run, "poisoned", 2)) == files(&checkpoint(&run, "sound", 2)));
 }
 
 /// The real process under SIGKILL, again and again, until it has finished.
@@ -125,7 +175,11 @@ fn a_process_that_is_killed_again_and_again() {
     let mut run = gang();
     run.spec.jobs = vec![job(&run, "unbroken")];
     let output = run.run();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     run.spec.jobs = vec![job(&run, "killed")];
     let mut kills = 0;
     loop {

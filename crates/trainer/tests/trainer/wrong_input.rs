@@ -164,6 +164,52 @@ fn table() -> Vec<(Spoil, &'static str, &'static str)> {
         ),
         (
             |job| {
+                job.set("early-stopping-patience", "3");
+            },
+            "invalid_hyperparameter",
+            "`early_stopping_patience`",
+        ),
+        (
+            |job| {
+                job.set(
+                    "data",
+                    golden("llama").join("training/train.jsonl").to_str().unwrap(),
+                );
+                job.flag("load-best-model-at-end");
+            },
+            "invalid_hyperparameter",
+            "evaluation",
+        ),
+        (
+            |job| {
+                job.set("rank-pattern", "q_proj:3");
+            },
+            "invalid_hyperparameter",
+            "`rank_pattern`",
+        ),
+        (
+            |job| {
+                job.set("alpha-pattern", "q_proj=0");
+            },
+            "invalid_hyperparameter",
+            "`alpha_pattern`",
+        ),
+        (
+            |job| {
+                job.set("batch-tokens", "3");
+            },
+            "invalid_hyperparameter",
+            "`batch_tokens`",
+        ),
+        (
+            |job| {
+                job.set("loraplus-lr-ratio", "0.5");
+            },
+            "invalid_hyperparameter",
+            "`loraplus_lr_ratio`",
+        ),
+        (
+            |job| {
                 job.set("device", "cuda:99");
             },
             "device_unavailable",
