@@ -60,7 +60,6 @@ impl FullModel {
     }
 
     /// All weights, `[n]`.
-    #[must_use]
     pub fn flat(&self) -> &Tensor {
         &self.flat
     }

@@ -219,7 +219,7 @@ impl<'a> Gang<'a> {
     fn drop_members(&mut self, active: &[usize], failure: PassFailure) -> Result<(), TrainError> {
         let PassFailure { members, error } = failure;
         let code = error.code();
-        let error = TrainError::from(error);
+        let error = TrainError::from(*error);
         if error.ends_the_process() {
             return Err(error);
         }

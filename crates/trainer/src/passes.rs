@@ -18,6 +18,9 @@ use crate::documents::Documents;
 /// Most tokens that share a dropout key (a longer document has its own).
 pub const DROPOUT_GROUP_TOKENS: usize = 4096;
 
+/// [`tunesmith_model::CausalLm::train_pass`], or what stands for it where all weights are trained.
+pub type Pass<'a> = dyn FnMut(&[Segment<'_>]) -> Result<Vec<Scores>, ModelError> + 'a;
+
 /// What one job brings to a cycle.
 #[derive(Debug)]
 pub struct Contribution<'a> {
@@ -41,7 +44,7 @@ pub struct PassFailure {
     /// The contributions in the pass that failed.
     pub members: Vec<usize>,
     /// What LibTorch or the model said.
-    pub error: ModelError,
+    pub error: Box<ModelError>,
 }
 
 impl PassFailure {
@@ -70,7 +73,7 @@ struct Group {
 pub fn accumulate(
     contributions: &[Contribution<'_>],
     budget: &mut usize,
-    pass: &mut dyn FnMut(&[Segment<'_>]) -> Result<Vec<Scores>, ModelError>,
+    pass: &mut Pass<'_>,
 ) -> Result<Vec<Tensor>, PassFailure> {
     match attempt(contributions, *budget, pass) {
         Err(failure) if failure.is_out_of_memory() && *budget > 1 => {
@@ -84,12 +87,12 @@ pub fn accumulate(
 fn attempt(
     contributions: &[Contribution<'_>],
     budget: usize,
-    pass: &mut dyn FnMut(&[Segment<'_>]) -> Result<Vec<Scores>, ModelError>,
+    pass: &mut Pass<'_>,
 ) -> Result<Vec<Tensor>, PassFailure> {
     let everyone = || (0..contributions.len()).collect();
     let torch = |error: tch::TchError| PassFailure {
         members: everyone(),
-        error: error.into(),
+        error: Box::new(error.into()),
     };
     for contribution in contributions {
         let _ = contribution.gradient.shallow_clone().f_zero_().map_err(torch)?;
@@ -104,7 +107,7 @@ fn attempt(
             .collect();
         let scores = pass(&segments).map_err(|error| PassFailure {
             members: members_of(&groups, &places),
-            error,
+            error: Box::new(error),
         })?;
         for (place, scores) in places.iter().zip(scores) {
             let group = &groups[*place];

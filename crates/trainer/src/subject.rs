@@ -59,7 +59,6 @@ impl Subject {
     }
 
     /// All trained values, float32 `[n]`; writing to it changes the subject.
-    #[must_use]
     pub fn flat(&self) -> &Tensor {
         match self {
             Self::Adapter(adapter) => adapter.flat(),
