@@ -64,7 +64,7 @@ mod tests {
             schedule: Some(course),
             learning_rate: Some(0.1),
             warmup_ratio: Some(warmup_ratio),
-            decay_ratio: Some(decay_ratio),
+            decay_ratio: (course == Schedule::WarmupStableDecay).then_some(decay_ratio),
             ..Default::default()
         };
         let schedule = LearningRateSchedule::new(&asked.resolve(None).unwrap(), total_steps);
@@ -147,7 +147,7 @@ mod tests {
         wanted.extend([1.0; 13]);
         wanted.extend([0.8, 0.6, 0.4, 0.199_999_999_999_999_96]);
         close(&rates(course, 0.15, 0.25, 20), &wanted);
-        let all_warmup = rates(course, 1.0, 0.5, 4);
+        let all_warmup = rates(course, 1.0, 0.0, 4);
         close(&all_warmup, &[0.0, 0.25, 0.5, 0.75]);
     }
 }

@@ -54,7 +54,7 @@ mod tests {
     fn observe(losses: &[f64], patience: Option<u32>, threshold: f64) -> (Selection, Vec<bool>) {
         let asked = HyperparametersRequest {
             early_stopping_patience: patience,
-            early_stopping_threshold: Some(threshold),
+            early_stopping_threshold: patience.map(|_| threshold),
             ..Default::default()
         };
         let asked = asked.resolve(None).unwrap();

@@ -195,6 +195,14 @@ struct Matrices {
     gradient_b: Option<Tensor>,
 }
 
+/// An adapted module of a block.
+struct Adapted {
+    /// Index into [`ModelConfig::modules`].
+    module: usize,
+    site: Site,
+    matrices: Matrices,
+}
+
 /// The patches of a pass.
 #[derive(Debug)]
 pub(super) struct Patches {
@@ -242,7 +250,7 @@ impl Patches {
         let gradient = segment.gradient.filter(|_| backward);
         let compute = adapter.flat().f_to_kind(model.precision().compute)?;
         let (mut next_a, mut next_b) = (0, adapter.size_of_a());
-        let mut by_block: HashMap<(usize, usize), Vec<(usize, Site, Matrices)>> = HashMap::new();
+        let mut by_block: HashMap<(usize, usize), Vec<Adapted>> = HashMap::new();
         for pair in adapter.pairs() {
             let matrices = Matrices::take(pair, &compute, gradient, &mut next_a, &mut next_b)?;
             let site = pair.site;
@@ -250,7 +258,7 @@ impl Patches {
                 Site::Block { layer, module } => by_block
                     .entry((layer, config.modules[module].projection as usize))
                     .or_default()
-                    .push((module, site, matrices)),
+                    .push(Adapted { module, site, matrices }),
                 Site::Head => {
                     let mask = segment.mask(site);
                     self.head
@@ -365,11 +373,11 @@ impl Patch {
         config: &ModelConfig,
         segment: &Segment<'_>,
         rows: Rows,
-        mut modules: Vec<(usize, Site, Matrices)>,
+        mut modules: Vec<Adapted>,
         trains: bool,
     ) -> Result<Vec<Self>, ModelError> {
-        modules.sort_by_key(|(module, ..)| *module);
-        let singles = modules.into_iter().map(|(module, site, matrices)| {
+        modules.sort_by_key(|adapted| adapted.module);
+        let singles = modules.into_iter().map(|Adapted { module, site, matrices }| {
             let columns = &config.modules[module].rows;
             let width = columns.end - columns.start;
             Self::single(rows, columns.start, width, matrices, segment.mask(site))
