@@ -188,7 +188,6 @@ impl Adapter {
     }
 
     /// All values in one buffer, `[size]`: every `A`, then every `B`. Writing to it changes the adapter.
-    #[must_use]
     pub fn flat(&self) -> &Tensor {
         &self.flat
     }
