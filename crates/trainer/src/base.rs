@@ -49,7 +49,11 @@ impl Base {
     fn load_as(spec: &GangSpec, weights: &Path, is_full: bool) -> Result<Self, TrainError> {
         let device = pick_device(&spec.device)?;
         let kind = pick_kind(spec.dtype, device);
-        let precision = if is_full { Precision::master } else { Precision::uniform };
+        let precision = if is_full {
+            Precision::master
+        } else {
+            Precision::uniform
+        };
         let model = CausalLm::load(weights, device, precision(kind))?;
         let budget = spec
             .micro_batch_tokens
@@ -88,7 +92,9 @@ fn default_tokens(model: &CausalLm, is_full: bool) -> usize {
         Device::Cuda(_) => (CUDA_ACTIVATIONS, 65_536),
         _ => (CPU_ACTIVATIONS, 2048),
     };
-    usize::try_from(bytes / per_token.max(1)).unwrap_or(most).clamp(512, most)
+    usize::try_from(bytes / per_token.max(1))
+        .unwrap_or(most)
+        .clamp(512, most)
 }
 
 /// What LibTorch's graph keeps of one token where all weights are trained.

@@ -31,7 +31,7 @@ impl FullModel {
         model.set_trainable(true)?;
         let _guard = no_grad_guard();
         let mut parameters: Vec<Tensor> = model
-            .parameters()
+            .trainable()
             .iter()
             .map(|(_, parameter)| parameter.shallow_clone())
             .collect();

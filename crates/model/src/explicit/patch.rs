@@ -258,7 +258,11 @@ impl Patches {
                 Site::Block { layer, module } => by_block
                     .entry((layer, config.modules[module].projection as usize))
                     .or_default()
-                    .push(Adapted { module, site, matrices }),
+                    .push(Adapted {
+                        module,
+                        site,
+                        matrices,
+                    }),
                 Site::Head => {
                     let mask = segment.mask(site);
                     self.head
@@ -377,11 +381,17 @@ impl Patch {
         trains: bool,
     ) -> Result<Vec<Self>, ModelError> {
         modules.sort_by_key(|adapted| adapted.module);
-        let singles = modules.into_iter().map(|Adapted { module, site, matrices }| {
-            let columns = &config.modules[module].rows;
-            let width = columns.end - columns.start;
-            Self::single(rows, columns.start, width, matrices, segment.mask(site))
-        });
+        let singles = modules.into_iter().map(
+            |Adapted {
+                 module,
+                 site,
+                 matrices,
+             }| {
+                let columns = &config.modules[module].rows;
+                let width = columns.end - columns.start;
+                Self::single(rows, columns.start, width, matrices, segment.mask(site))
+            },
+        );
         let singles: Vec<Self> = singles.collect();
         if singles.len() == 1 || singles.iter().any(|patch| patch.mask.is_some()) {
             return Ok(singles);

@@ -25,7 +25,8 @@ impl From<&Hyperparameters> for HyperparametersRequest {
             learning_rate: Some(resolved.learning_rate.get()),
             schedule: Some(resolved.schedule),
             // Refused where it does nothing.
-            decay_ratio: (resolved.schedule == Schedule::WarmupStableDecay).then(|| resolved.decay_ratio.get()),
+            decay_ratio: (resolved.schedule == Schedule::WarmupStableDecay)
+                .then(|| resolved.decay_ratio.get()),
             warmup_ratio: Some(resolved.warmup_ratio.get()),
             weight_decay: Some(resolved.weight_decay.get()),
             max_grad_norm: Some(resolved.max_grad_norm.get()),
