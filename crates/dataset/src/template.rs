@@ -68,6 +68,7 @@ pub struct Rendered {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     marks_generation: bool,
+    eos_token: Option<String>,
     digest: String,
 }
 
@@ -88,6 +89,7 @@ impl ChatTemplate {
         Ok(Self {
             environment,
             marks_generation,
+            eos_token: eos.filter(|eos| !eos.is_empty()).map(ToOwned::to_owned),
             digest: hex::encode(Sha256::digest(source.as_bytes())),
         })
     }
@@ -105,6 +107,12 @@ impl ChatTemplate {
     #[must_use]
     pub const fn marks_generation(&self) -> bool {
         self.marks_generation
+    }
+
+    /// The text of the end token, if the tokenizer has one.
+    #[must_use]
+    pub fn eos_token(&self) -> Option<&str> {
+        self.eos_token.as_deref()
     }
 
     /// sha256 of the template's text, in hex.

@@ -148,12 +148,20 @@ impl Conversation<'_> {
         Ok(through.len())
     }
 
-    /// The first `count` messages.
+    /// The first `count` messages. Templates such as Phi-3's put the end token behind the last message of a
+    /// conversation, which in the whole one is not this one: then it is left out.
     fn render(&self, count: usize, add_generation_prompt: bool) -> Result<String, EncodeError> {
         let rendered = self
             .template
             .render(&self.messages[..count], self.tools, add_generation_prompt)?;
-        Ok(rendered.text)
+        let mut text = rendered.text;
+        if !add_generation_prompt
+            && !self.whole.text.starts_with(&text)
+            && let Some(shorter) = self.template.eos_token().and_then(|eos| text.strip_suffix(eos))
+        {
+            text.truncate(shorter.len());
+        }
+        Ok(text)
     }
 }
 

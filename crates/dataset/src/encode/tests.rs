@@ -47,6 +47,16 @@ fn differences_hold_the_end_of_turn() {
     );
 }
 
+/// As Phi-3 does it: the end token stands behind the last message only.
+#[test]
+fn an_end_token_behind_the_conversation_is_not_history() {
+    let closing = format!("{CHATML}{{% if not add_generation_prompt %}}{{{{ eos_token }}}}{{% endif %}}");
+    assert_eq!(
+        learnt(&encoder(&closing), &chat(conversation())),
+        "Hi — né?<|im_end|>\nCiao<|im_end|>\n</s>"
+    );
+}
+
 #[test]
 fn weight_zero_is_not_learnt() {
     for (template, wanted) in [(CHATML, "Ciao<|im_end|>\n"), (MARKED, "Ciao<|im_end|>")] {
