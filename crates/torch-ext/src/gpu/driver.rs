@@ -1,17 +1,27 @@
 //! The CUDA driver library, as far as kernels need it.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use libloading::os::unix::{Library, RTLD_NOW};
 
 use super::GpuError;
 
-pub(super) type Context = *mut c_void;
+/// A device's primary context, which LibTorch uses too; kept for good.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Context(*mut c_void);
+
+// SAFETY: a handle of the driver, which any thread may use.
+unsafe impl Send for Context {}
+
 type Module = *mut c_void;
 pub(super) type Function = *mut c_void;
 type Stream = *mut c_void;
+
+/// A device: its context, and its compute capability.
+pub(super) type Gpu = (Context, (i32, i32));
 
 // cuda.h
 const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
@@ -21,9 +31,9 @@ const COMPUTE_CAPABILITY_MINOR: c_int = 76;
 pub(super) struct Driver {
     device_get: unsafe extern "C" fn(*mut c_int, c_int) -> c_int,
     device_get_attribute: unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int,
-    primary_context_retain: unsafe extern "C" fn(*mut Context, c_int) -> c_int,
-    context_push: unsafe extern "C" fn(Context) -> c_int,
-    context_pop: unsafe extern "C" fn(*mut Context) -> c_int,
+    primary_context_retain: unsafe extern "C" fn(*mut *mut c_void, c_int) -> c_int,
+    context_push: unsafe extern "C" fn(*mut c_void) -> c_int,
+    context_pop: unsafe extern "C" fn(*mut *mut c_void) -> c_int,
     module_load_data: unsafe extern "C" fn(*mut Module, *const c_void) -> c_int,
     module_get_function: unsafe extern "C" fn(*mut Function, Module, *const c_char) -> c_int,
     #[allow(clippy::type_complexity)]
@@ -42,6 +52,7 @@ pub(super) struct Driver {
     ) -> c_int,
     memory_info: unsafe extern "C" fn(*mut usize, *mut usize) -> c_int,
     get_error_string: unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int,
+    devices: Mutex<HashMap<usize, Gpu>>,
     _library: Library,
 }
 
@@ -80,6 +91,7 @@ impl Driver {
             launch_kernel: function!("cuLaunchKernel"),
             memory_info: function!("cuMemGetInfo_v2"),
             get_error_string: function!("cuGetErrorString"),
+            devices: Mutex::default(),
             _library: library,
         };
         // SAFETY: zero is the one flag that it takes; starting twice is allowed.
@@ -104,7 +116,17 @@ impl Driver {
     }
 
     /// The context that LibTorch uses on a device, and the device's compute capability.
-    pub(super) fn device(&self, ordinal: usize) -> Result<(Context, (i32, i32)), GpuError> {
+    pub(super) fn device(&self, ordinal: usize) -> Result<Gpu, GpuError> {
+        let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = devices.get(&ordinal) {
+            return Ok(*known);
+        }
+        let found = self.find_device(ordinal)?;
+        devices.insert(ordinal, found);
+        Ok(found)
+    }
+
+    fn find_device(&self, ordinal: usize) -> Result<Gpu, GpuError> {
         let (mut device, mut major, mut minor) = (0, 0, 0);
         let mut context = std::ptr::null_mut();
         // SAFETY: every call fills one live variable; the primary context is kept for good.
@@ -126,13 +148,13 @@ impl Driver {
                 (self.primary_context_retain)(&raw mut context, device),
             )?;
         }
-        Ok((context, (major, minor)))
+        Ok((Context(context), (major, minor)))
     }
 
     /// Runs `body` with `context` current on this thread, and puts back what was.
     fn within<R>(&self, context: Context, body: impl FnOnce() -> Result<R, GpuError>) -> Result<R, GpuError> {
         // SAFETY: the context was retained for good by `device`.
-        self.check("cuCtxPushCurrent", unsafe { (self.context_push)(context) })?;
+        self.check("cuCtxPushCurrent", unsafe { (self.context_push)(context.0) })?;
         let result = body();
         let mut popped = std::ptr::null_mut();
         // SAFETY: takes back what was pushed above.

@@ -13,6 +13,7 @@ mod driver;
 pub(crate) mod kernels;
 mod nvrtc;
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::print_stderr)]
 mod tests;
 
 /// Why a GPU could not be used.
@@ -107,7 +108,7 @@ pub fn to_device_async(tensor: &Tensor, device: Device) -> Result<Tensor, TchErr
     if !matches!(device, Device::Cuda(_)) || tensor.device() != Device::Cpu {
         return tensor.f_to_device(device);
     }
-    let pinned = tensor.f_pin_memory(device)?;
+    let pinned = tensor.f_internal_pin_memory(device)?;
     // LibTorch's allocator keeps the pinned memory until the copy is done, though `pinned` is dropped here.
     pinned.f_to_device_(device, tensor.f_kind()?, true, false)
 }

@@ -23,12 +23,12 @@ pub(super) fn takes(kind: Kind, device: Device, shape: AttentionShape) -> bool {
     if !is_half || shape.softcap.is_some() || shape.head_dim % 8 != 0 || shape.head_dim > 256 {
         return false;
     }
-    match gpu::compute_capability(device) {
-        // Wide heads do not fit into the shared memory of the smaller GPUs in the backward pass.
-        Ok((8 | 12, minor)) if minor > 0 || shape.head_dim <= 192 => shape.head_dim <= 192,
-        Ok((major, _)) => major >= 8,
-        Err(_) => false,
-    }
+    let Ok(capability) = gpu::compute_capability(device) else {
+        return false;
+    };
+    // The backward pass of wide heads does not fit into these GPUs' shared memory.
+    let is_small = matches!(capability, (8, 6..=9) | (12, _));
+    capability.0 >= 8 && (shape.head_dim <= 192 || !is_small)
 }
 
 /// `[tokens, heads, head_dim]` of queries, keys and values, as views of `qkv`.

@@ -48,6 +48,7 @@ pub fn grouped_mm(x: &Tensor, weights: &Tensor, ends: &[i64]) -> Result<Tensor, 
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use tch::Device;
 

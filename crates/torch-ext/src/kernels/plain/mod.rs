@@ -3,6 +3,7 @@
 
 mod attention;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;
 
 use tch::{Kind, Tensor};
