@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo up test check lint docs parity bench bench-gpu openapi sqlx base-model examples clean
+.PHONY: help setup build demo up test test-gpu check lint docs parity bench bench-gpu openapi sqlx base-model examples clean
 
 TARGET_DIRECTORY = $(shell cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
 EXECUTABLES := tunesmith tunesmith-trainer tunesmith-engine
@@ -25,6 +25,9 @@ up: build ## Start the platform and keep it up
 test: setup ## Every test, on a real PostgreSQL, a real S3 server and real tensors
 	cargo build --locked --workspace --bins
 	scripts/with-postgres.sh cargo test --locked --workspace --no-fail-fast
+
+test-gpu: setup ## Tests that need a CUDA GPU
+	cargo test --locked -p tunesmith-torch-ext -- --ignored --test-threads 1
 
 check: lint docs ## What CI checks besides the tests
 

@@ -11,6 +11,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
 #include <ATen/ops/_flash_attention_forward.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 namespace {
@@ -99,6 +100,20 @@ int tunesmith_flash_attention(const at::Tensor *query, const at::Tensor *key, co
         results[1] = given_away(lse);
         results[2] = given_away(first);
         results[3] = given_away(second);
+    });
+}
+
+int tunesmith_empty_cuda_cache(char *text, std::size_t capacity) {
+    return guarded({text, capacity}, [&] { c10::getDeviceAllocator(c10::DeviceType::CUDA)->emptyCache(); });
+}
+
+// Bytes that LibTorch's allocator holds on a device and no tensor uses.
+int tunesmith_cuda_reserve(int device, std::int64_t *bytes, char *text, std::size_t capacity) {
+    return guarded({text, capacity}, [&] {
+        const auto all = static_cast<std::size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+        auto *allocator = c10::getDeviceAllocator(c10::DeviceType::CUDA);
+        const auto stats = allocator->getDeviceStats(static_cast<c10::DeviceIndex>(device));
+        *bytes = stats.reserved_bytes[all].current - stats.allocated_bytes[all].current;
     });
 }
 

@@ -56,7 +56,7 @@ impl fmt::Display for CudaLibrary {
 /// there is no CUDA half and no GPU; a failure leaves the CPU path working.
 #[must_use]
 pub fn load_cuda() -> CudaLibrary {
-    let Some(folder) = folder_of_mapped(CPU_LIBRARY) else {
+    let Some(folder) = folder_of_libtorch() else {
         return CudaLibrary::Absent(None);
     };
     let path = folder.join(CUDA_LIBRARY);
@@ -81,6 +81,11 @@ fn open_for_good(path: &Path) -> Result<(), libloading::Error> {
     // The dispatcher now points into the library: it must stay for as long as the process lives.
     std::mem::forget(library);
     Ok(())
+}
+
+/// Where the LibTorch of this process lies.
+pub(crate) fn folder_of_libtorch() -> Option<PathBuf> {
+    folder_of_mapped(CPU_LIBRARY)
 }
 
 /// The folder of a library that is mapped into this process; `None` where there is no `/proc`, or no such library.

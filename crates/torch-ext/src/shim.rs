@@ -27,6 +27,8 @@ unsafe extern "C" {
         text: *mut c_char,
         capacity: usize,
     ) -> c_int;
+    fn tunesmith_empty_cuda_cache(text: *mut c_char, capacity: usize) -> c_int;
+    fn tunesmith_cuda_reserve(device: c_int, bytes: *mut i64, text: *mut c_char, capacity: usize) -> c_int;
 }
 
 /// LibTorch threw an exception: its words.
@@ -114,4 +116,20 @@ pub(crate) fn flash_attention(
         random_state,
         unused,
     })
+}
+
+/// Gives the CUDA allocator's unused memory back to the devices.
+pub(crate) fn empty_cuda_cache() -> Result<(), ShimError> {
+    // SAFETY: no addresses but the message's.
+    guarded(|text, capacity| unsafe { tunesmith_empty_cuda_cache(text, capacity) })
+}
+
+/// Bytes that the CUDA allocator holds on a device and no tensor uses.
+pub(crate) fn cuda_reserve(ordinal: usize) -> Result<u64, ShimError> {
+    let mut bytes = 0;
+    // SAFETY: fills one live variable.
+    guarded(|text, capacity| unsafe {
+        tunesmith_cuda_reserve(ordinal as c_int, &raw mut bytes, text, capacity)
+    })?;
+    Ok(u64::try_from(bytes).unwrap_or(0))
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 use tunesmith_model::digest::base_model_digest;
 use tunesmith_model::{CausalLm, ModelConfig, Precision};
+use tunesmith_torch_ext::device_memory;
 use tunesmith_types::trainer::GangSpec;
 
 use crate::device::{pick_device, pick_kind};
@@ -75,7 +76,7 @@ impl Base {
 
 /// Bytes of activations on a CPU: past a thousand or two tokens a pass grows no faster.
 const CPU_ACTIVATIONS: i64 = 768 << 20;
-/// Bytes of activations on a GPU.
+/// On a GPU where its memory is not known.
 const CUDA_ACTIVATIONS: i64 = 8 << 30;
 /// Columns of all narrow products of a block that are reckoned with before the jobs are known.
 const RANKS: i64 = 256;
@@ -89,12 +90,17 @@ fn default_tokens(model: &CausalLm, is_full: bool) -> usize {
         model.training_bytes_per_token(RANKS)
     };
     let (bytes, most) = match model.device() {
-        Device::Cuda(_) => (CUDA_ACTIVATIONS, 65_536),
+        Device::Cuda(_) => (cuda_activations(model.device()), 65_536),
         _ => (CPU_ACTIVATIONS, 2048),
     };
     usize::try_from(bytes / per_token.max(1))
         .unwrap_or(most)
         .clamp(512, most)
+}
+
+/// Three quarters of what is free once the model is loaded; the rest is for adapters, scores and fragments.
+fn cuda_activations(device: Device) -> i64 {
+    device_memory(device).map_or(CUDA_ACTIVATIONS, |(free, _)| (free / 4 * 3) as i64)
 }
 
 /// What LibTorch's graph keeps of one token where all weights are trained.

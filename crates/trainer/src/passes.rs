@@ -12,6 +12,7 @@
 use tch::Tensor;
 use tunesmith_dataset::pack::pack;
 use tunesmith_model::{Adapter, DropoutKey, ModelError, Scores, Segment};
+use tunesmith_torch_ext::empty_cuda_cache;
 
 use crate::documents::Documents;
 
@@ -78,6 +79,8 @@ pub fn accumulate(
     match attempt(contributions, *budget, pass) {
         Err(failure) if failure.is_out_of_memory() && *budget > 1 => {
             *budget /= 2;
+            // Without a GPU there is nothing to give back, and its error says no more.
+            let _ = empty_cuda_cache();
             attempt(contributions, *budget, pass)
         }
         result => result,

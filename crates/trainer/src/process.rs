@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Instant;
 
+use tunesmith_torch_ext::gpu::prepare_kernels;
 use tunesmith_types::trainer::{GangSpec, TrainerEvent};
 
 use crate::arguments::{TRAIN, specification};
@@ -114,6 +115,11 @@ impl Process {
             reporter.warning(problem);
         }
         let base = load(spec, &jobs)?;
+        if base.device.is_cuda()
+            && let Err(error) = prepare_kernels(base.device)
+        {
+            reporter.warning(format!("training is slower than it could be: {error}"));
+        }
         reporter.tell(TrainerEvent::Ready {
             device: device_name(base.device),
             dtype: kind_name(base.kind).to_owned(),

@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 use tunesmith_torch_ext::kernels::{
-    Activation, AttentionShape, RotaryTable, attend, attend_backward, gate, gate_backward, rms_norm,
+    Activation, Attended, AttentionShape, RotaryTable, attend, attend_backward, gate, gate_backward, rms_norm,
     rms_norm_backward, rms_norm_backward_add, rotate,
 };
 
@@ -38,8 +38,7 @@ pub(super) struct Saved {
     raw_qkv: Option<Tensor>,
     /// Normed and rotated.
     qkv: Tensor,
-    attended: Tensor,
-    lse: Tensor,
+    attended: Attended,
     /// The attended rows that go on, where they are not all.
     picked: Option<Tensor>,
     /// What the attention gave, before the norm behind it, where there is one.
@@ -57,13 +56,13 @@ impl BlockPass<'_> {
         let block = self.block;
         let (raw, narrow_qkv) = self.project(Projection::Qkv, &norm(&block.attention_norm, &x)?)?;
         let (qkv, raw_qkv) = self.prepare_heads(raw, keep)?;
-        let (attended, lse) = attend(&qkv, &self.layout.ends, self.shape())?;
+        let attended = attend(&qkv, &self.layout.ends, self.shape())?;
         let picked = self
             .prunes
-            .then(|| self.layout.pick_scored(&attended))
+            .then(|| self.layout.pick_scored(&attended.out))
             .transpose()?;
         let (output, narrow_output) =
-            self.project(Projection::Output, picked.as_ref().unwrap_or(&attended))?;
+            self.project(Projection::Output, picked.as_ref().unwrap_or(&attended.out))?;
         let stream = if self.prunes {
             self.layout.pick_scored(&x)?
         } else {
@@ -81,7 +80,6 @@ impl BlockPass<'_> {
             raw_qkv,
             qkv,
             attended,
-            lse,
             picked,
             attention_output,
             middle,
@@ -145,7 +143,7 @@ impl BlockPass<'_> {
             saved.attention_output.take(),
             block.post_attention_norm.as_ref(),
         )?;
-        let input = saved.picked.as_ref().unwrap_or(&saved.attended);
+        let input = saved.picked.as_ref().unwrap_or(&saved.attended.out);
         let needs_attention = goes_on || !self.patches[Projection::Qkv as usize].is_empty();
         let slope = self.project_backward(Projection::Output, &saved, input, &own, needs_attention)?;
         drop(own);
@@ -156,7 +154,7 @@ impl BlockPass<'_> {
             slope
         };
         let (ends, shape) = (&self.layout.ends, self.shape());
-        let heads = attend_backward(&saved.qkv, ends, shape, &saved.attended, &saved.lse, &slope)?;
+        let heads = attend_backward(&saved.qkv, ends, shape, &saved.attended, &slope)?;
         drop(slope);
         self.heads_backward(&heads, saved.raw_qkv.as_ref())?;
         let normed = norm(&block.attention_norm, &saved.x)?;

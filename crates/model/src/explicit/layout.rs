@@ -1,6 +1,7 @@
 //! Where the rows of a pass lie: documents end to end, those of one segment together.
 
 use tch::{Device, Kind, Tensor};
+use tunesmith_torch_ext::to_device_async;
 
 use crate::error::ModelError;
 use crate::training::{Document, Segment};
@@ -108,7 +109,7 @@ impl Layout {
             rows.push(span(start, draft.tokens.len()));
             scored.push(span(first, draft.targets.len()));
         }
-        let on_device = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(device);
+        let on_device = |values: &[i64]| to_device_async(&Tensor::f_from_slice(values)?, device);
         Ok(Self {
             token_ids: on_device(&draft.tokens)?,
             positions: on_device(&draft.positions)?,
@@ -118,7 +119,7 @@ impl Layout {
             scored,
             scored_rows: on_device(&draft.scored_rows)?,
             targets: on_device(&draft.targets)?,
-            weights: Tensor::f_from_slice(&draft.weights)?.f_to_device(device)?,
+            weights: to_device_async(&Tensor::f_from_slice(&draft.weights)?, device)?,
             prunes_last_block: !segments.iter().any(Segment::drops),
         })
     }
@@ -150,7 +151,7 @@ impl Layout {
             .zip(&self.scored)
             .flat_map(|(scale, rows)| std::iter::repeat_n(scale as f32, rows.count as usize))
             .collect();
-        let factors = Tensor::f_from_slice(&factors)?.f_to_device(self.weights.device())?;
+        let factors = to_device_async(&Tensor::f_from_slice(&factors)?, self.weights.device())?;
         Ok(self.weights.f_mul(&factors)?.f_to_kind(Kind::Float)?)
     }
 }

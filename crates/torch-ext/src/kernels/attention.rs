@@ -1,8 +1,10 @@
 //! Causal attention over documents laid end to end.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::checks::{KernelError, Matrix, contiguous, equal};
+use super::flash::{self, FlashState};
+use super::plain;
 use super::table::{RawAttentionShape, table};
 
 /// Heads and rules of an attention layer.
@@ -58,17 +60,36 @@ impl AttentionShape {
     }
 }
 
+/// What [`attend`] returns.
+#[derive(Debug)]
+pub struct Attended {
+    /// `[tokens, heads · head_dim]`.
+    pub out: Tensor,
+    saved: Saved,
+}
+
+/// What the backward pass needs besides the output.
+#[derive(Debug)]
+enum Saved {
+    /// Logarithms of the softmax's denominators, float32 `[tokens, heads]`.
+    Denominators(Tensor),
+    Flash(FlashState),
+}
+
 /// `softmax(scale · q kᵀ) v` of each document by itself. `ends`: the row behind each document.
 ///
-/// `qkv: [tokens, (heads + 2 kv_heads) · head_dim]` packed, rotated. Returns `[tokens, heads · head_dim]` and, for the
-/// backward pass, the logarithms of the softmax's denominators, float32 `[tokens, heads]`.
+/// `qkv: [tokens, (heads + 2 kv_heads) · head_dim]` packed, rotated. On CUDA, bfloat16 without a softcap goes to LibTorch's
+/// flash attention, everything else to several operations for each document.
 ///
 /// # Errors
 /// A tensor is not of this form, the documents do not add up, or there is no memory for the result.
-pub fn attend(qkv: &Tensor, ends: &[i64], shape: AttentionShape) -> Result<(Tensor, Tensor), KernelError> {
+pub fn attend(qkv: &Tensor, ends: &[i64], shape: AttentionShape) -> Result<Attended, KernelError> {
     const NAME: &str = "attend";
     let input = Matrix::packed(NAME, "qkv", qkv)?;
     shape.check(NAME, input, ends)?;
+    if input.device != Device::Cpu {
+        return attend_elsewhere(qkv, ends, shape);
+    }
     let out = Tensor::f_empty(
         [input.rows, shape.heads * shape.head_dim],
         (qkv.f_kind()?, qkv.device()),
@@ -88,10 +109,25 @@ pub fn attend(qkv: &Tensor, ends: &[i64], shape: AttentionShape) -> Result<(Tens
             lse.data_ptr().cast(),
         );
     }
-    Ok((out, lse))
+    let saved = Saved::Denominators(lse);
+    Ok(Attended { out, saved })
 }
 
-/// The gradient of [`attend`] with respect to `qkv`, of its form. `out` and `lse` are what `attend` returned.
+fn attend_elsewhere(qkv: &Tensor, ends: &[i64], shape: AttentionShape) -> Result<Attended, KernelError> {
+    if flash::takes(qkv.f_kind()?, qkv.device(), shape) {
+        let (out, state) = flash::attend(qkv, ends, shape)?;
+        let saved = Saved::Flash(state);
+        return Ok(Attended { out, saved });
+    }
+    let (out, lse) = plain::attend(qkv, ends, shape)?;
+    let saved = Saved::Denominators(lse);
+    Ok(Attended { out, saved })
+}
+
+/// The gradient of [`attend`] with respect to `qkv`, of its form.
+///
+/// The same each time, except where flash attention gave the result: there the order of the sums is not fixed, unless
+/// LibTorch is told to be deterministic.
 ///
 /// # Errors
 /// As [`attend`].
@@ -99,29 +135,30 @@ pub fn attend_backward(
     qkv: &Tensor,
     ends: &[i64],
     shape: AttentionShape,
-    out: &Tensor,
-    lse: &Tensor,
+    attended: &Attended,
     gradient: &Tensor,
 ) -> Result<Tensor, KernelError> {
     const NAME: &str = "attend_backward";
     let input = Matrix::packed(NAME, "qkv", qkv)?;
     shape.check(NAME, input, ends)?;
+    let out = &attended.out;
     let output = Matrix::packed(NAME, "out", out)?;
-    equal(NAME, "rows of out", output.rows, input.rows)?;
-    equal(
-        NAME,
-        "columns of out",
-        output.columns,
-        shape.heads * shape.head_dim,
-    )?;
-    equal(
-        NAME,
-        "element of out",
-        output.element as i64,
-        input.element as i64,
-    )?;
-    let gradient = Matrix::packed(NAME, "gradient", gradient)?.like(NAME, "gradient", output)?;
-    let lse = contiguous(NAME, "lse", lse, Kind::Float, input.rows * shape.heads)?;
+    let expected = Matrix {
+        columns: shape.heads * shape.head_dim,
+        ..input
+    };
+    let output = output.like(NAME, "out", expected)?;
+    let slope = Matrix::packed(NAME, "gradient", gradient)?.like(NAME, "gradient", output)?;
+    let lse = match &attended.saved {
+        Saved::Flash(state) => return flash::attend_backward(qkv, shape, out, state, gradient),
+        Saved::Denominators(lse) if input.device != Device::Cpu => {
+            return plain::attend_backward(qkv, ends, shape, (out, lse), gradient);
+        }
+        Saved::Denominators(lse) => {
+            let options = (Kind::Float, input.device);
+            contiguous(NAME, "lse", lse, options, input.rows * shape.heads)?
+        }
+    };
     let result = Tensor::f_empty([input.rows, input.columns], (qkv.f_kind()?, qkv.device()))?;
     let raw = shape.raw();
     // SAFETY: as in `attend`; out, gradient and result were checked or made with the form that the kernel takes.
@@ -133,7 +170,7 @@ pub fn attend_backward(
             ends.as_ptr(),
             input.place,
             output.place,
-            gradient.place,
+            slope.place,
             lse.cast_const().cast(),
             result.data_ptr(),
         );

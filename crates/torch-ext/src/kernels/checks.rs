@@ -5,6 +5,8 @@ use std::ffi::c_void;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::table::Element;
+use crate::gpu::GpuError;
+use crate::gpu::kernels::{Kernels, Name};
 use crate::shim::ShimError;
 
 /// Why a kernel did not run.
@@ -28,11 +30,25 @@ pub enum KernelError {
     /// The same, from a function that `tch` does not have.
     #[error(transparent)]
     Shim(#[from] ShimError),
+    /// The GPU's driver refused.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
 }
 
-/// A matrix of float32 or bfloat16 on the CPU with contiguous rows.
+/// Who computes for tensors on a device.
+pub(super) enum Engine {
+    /// The kernels of this processor.
+    Cpu,
+    /// The kernels in the GPU's memory.
+    Gpu(&'static Kernels),
+    /// LibTorch's own operations, several for each kernel.
+    Plain,
+}
+
+/// A matrix of float32 or bfloat16 with contiguous rows.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix {
+    pub(super) device: Device,
     pub(super) element: Element,
     pub(super) rows: i64,
     pub(super) columns: i64,
@@ -54,13 +70,28 @@ fn refuse<T>(
     })
 }
 
-impl Matrix {
-    /// # Errors
-    /// `tensor` is on another device, of another kind, not two-dimensional, or has rows that are not contiguous.
-    pub(super) fn of(kernel: &'static str, what: &'static str, tensor: &Tensor) -> Result<Self, KernelError> {
-        if tensor.device() != Device::Cpu {
-            return refuse(kernel, what, tensor.device(), "on the CPU");
+impl Engine {
+    pub(super) fn of(device: Device) -> Self {
+        match device {
+            Device::Cpu => Self::Cpu,
+            Device::Cuda(ordinal) => Kernels::of(ordinal).map_or(Self::Plain, Self::Gpu),
+            _ => Self::Plain,
         }
+    }
+}
+
+impl Matrix {
+    /// Of two kernels, the one for this element type.
+    pub(super) fn pick(self, float32: Name, bfloat16: Name) -> Name {
+        match self.element {
+            Element::Float32 => float32,
+            Element::Bfloat16 => bfloat16,
+        }
+    }
+
+    /// # Errors
+    /// `tensor` is of another kind, not two-dimensional, or has rows that are not contiguous.
+    pub(super) fn of(kernel: &'static str, what: &'static str, tensor: &Tensor) -> Result<Self, KernelError> {
         let element = match tensor.f_kind()? {
             Kind::Float => Element::Float32,
             Kind::BFloat16 => Element::Bfloat16,
@@ -74,6 +105,7 @@ impl Matrix {
             return refuse(kernel, what, stride, "contiguous rows");
         }
         Ok(Self {
+            device: tensor.device(),
             element,
             rows,
             columns,
@@ -97,14 +129,14 @@ impl Matrix {
     }
 
     /// # Errors
-    /// The element type or a size differs from `other`'s.
+    /// The device, the element type or a size differs from `other`'s.
     pub(super) fn like(
         self,
         kernel: &'static str,
         what: &'static str,
         other: Self,
     ) -> Result<Self, KernelError> {
-        let facts = |matrix: Self| (matrix.element, matrix.rows, matrix.columns);
+        let facts = |matrix: Self| (matrix.device, matrix.element, matrix.rows, matrix.columns);
         if facts(self) == facts(other) {
             Ok(self)
         } else {
@@ -113,7 +145,7 @@ impl Matrix {
     }
 }
 
-/// The address of a contiguous tensor of `kind` on the CPU with `count` elements.
+/// The address of a contiguous tensor of `kind` on `device` with `count` elements.
 ///
 /// # Errors
 /// It is not that.
@@ -121,7 +153,7 @@ pub(super) fn contiguous(
     kernel: &'static str,
     what: &'static str,
     tensor: &Tensor,
-    kind: Kind,
+    (kind, device): (Kind, Device),
     count: i64,
 ) -> Result<*mut c_void, KernelError> {
     let found = (
@@ -130,15 +162,10 @@ pub(super) fn contiguous(
         tensor.numel() as i64,
         tensor.is_contiguous(),
     );
-    if found == (Device::Cpu, kind, count, true) {
+    if found == (device, kind, count, true) {
         Ok(tensor.data_ptr())
     } else {
-        refuse(
-            kernel,
-            what,
-            found,
-            format!("{:?}", (Device::Cpu, kind, count, true)),
-        )
+        refuse(kernel, what, found, format!("{:?}", (device, kind, count, true)))
     }
 }
 

@@ -2,8 +2,10 @@
 
 use tch::Tensor;
 
-use super::checks::{KernelError, Matrix};
+use super::checks::{Engine, KernelError, Matrix};
+use super::plain;
 use super::table::table;
+use crate::gpu::kernels;
 
 /// A mask over the elements of a matrix: element `i` (row-major) is dropped where the upper 31 bits of the mixed
 /// `i ^ stream` lie below `probability · 2³¹`, and divided by `1 - probability` elsewhere.
@@ -32,7 +34,7 @@ impl DropoutMask {
 /// `x · mask` for `x: [rows, n]`; the result is packed.
 ///
 /// # Errors
-/// `x` is not a matrix on the CPU with contiguous rows, or there is no memory for the result.
+/// `x` is not a matrix with contiguous rows, or there is no memory for the result.
 pub fn dropout(x: &Tensor, mask: DropoutMask) -> Result<Tensor, KernelError> {
     let y = Tensor::f_empty(x.size(), (x.f_kind()?, x.device()))?;
     apply(x, &y, mask, false)?;
@@ -51,21 +53,44 @@ fn apply(x: &Tensor, y: &Tensor, mask: DropoutMask, accumulate: bool) -> Result<
     const NAME: &str = "dropout";
     let input = Matrix::of(NAME, "x", x)?;
     let output = Matrix::of(NAME, "y", y)?.like(NAME, "y", input)?;
-    // SAFETY: both are live matrices of one form with contiguous rows, checked above.
-    unsafe {
-        (table().drop)(
-            input.element,
-            input.rows,
-            input.columns,
-            input.place,
-            input.stride,
-            output.place,
-            output.stride,
-            mask.stream,
-            mask.threshold(),
-            mask.kept() as f32,
-            i32::from(accumulate),
-        );
+    let (stream, threshold, kept) = (mask.stream, mask.threshold(), mask.kept() as f32);
+    match Engine::of(input.device) {
+        // SAFETY: both are live matrices of one form with contiguous rows, checked above.
+        Engine::Cpu => unsafe {
+            (table().drop)(
+                input.element,
+                input.rows,
+                input.columns,
+                input.place,
+                input.stride,
+                output.place,
+                output.stride,
+                stream,
+                threshold,
+                kept,
+                i32::from(accumulate),
+            );
+        },
+        // SAFETY: as above, on one device.
+        Engine::Gpu(kernels) => unsafe {
+            kernels.launch(
+                input.pick(kernels::DROPOUT_FLOAT32, kernels::DROPOUT_BFLOAT16),
+                [input.rows, input.columns.div_euclid(1024) + 1],
+                256,
+                &[
+                    input.columns.into(),
+                    input.place.into(),
+                    input.stride.into(),
+                    output.place.into(),
+                    output.stride.into(),
+                    stream.into(),
+                    threshold.into(),
+                    kept.into(),
+                    accumulate.into(),
+                ],
+            )?;
+        },
+        Engine::Plain => plain::dropout(x, y, mask, accumulate)?,
     }
     Ok(())
 }

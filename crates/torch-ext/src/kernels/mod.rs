@@ -1,23 +1,33 @@
-//! Fused elementwise and attention kernels of the training engine, for tensors on the CPU.
+//! Fused elementwise and attention kernels of the training engine.
 //!
-//! All take float32 or bfloat16 tensors whose rows are contiguous, compute in float32, and are deterministic: the result
-//! does not depend on the number of threads. Threads are OpenMP's, the same that LibTorch uses.
+//! All take float32 or bfloat16 tensors whose rows are contiguous, and compute in float32. The tensors' device decides who
+//! computes:
+//!
+//! - on the CPU kernels/, compiled for several instruction sets. Threads are OpenMP's, the same that LibTorch uses; the
+//!   result does not depend on their number;
+//! - on CUDA cuda/, compiled for the device by NVRTC when it is first used, on the default stream, and LibTorch's flash
+//!   attention;
+//! - elsewhere, and on CUDA without NVRTC, LibTorch's own operations.
 
 mod attention;
 mod checks;
 mod cross_entropy;
 mod dropout;
 mod elementwise;
+mod flash;
+mod grouped;
 mod linear;
 mod optimizer;
+mod plain;
 mod table;
 
-pub use attention::{AttentionShape, attend, attend_backward};
+pub use attention::{Attended, AttentionShape, attend, attend_backward};
 pub use checks::KernelError;
 pub use cross_entropy::{RowScores, cross_entropy};
 pub use dropout::{DropoutMask, dropout, dropout_add};
 pub use elementwise::{
     Activation, RotaryTable, gate, gate_backward, rms_norm, rms_norm_backward, rms_norm_backward_add, rotate,
 };
+pub use grouped::grouped_mm;
 pub use linear::linear;
 pub use optimizer::{AdamWStep, adamw};

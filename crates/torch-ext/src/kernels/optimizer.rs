@@ -1,9 +1,13 @@
 //! AdamW on flat buffers.
 
+use std::ffi::c_void;
+
 use tch::{Kind, Tensor};
 
-use super::checks::{KernelError, contiguous};
+use super::checks::{Engine, KernelError, contiguous};
+use super::plain;
 use super::table::table;
+use crate::gpu::kernels::{self, Argument};
 
 /// Numbers of one AdamW update.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,9 +28,36 @@ pub struct AdamWStep {
     pub step: u64,
 }
 
+impl AdamWStep {
+    /// What the moments are divided by for their start at zero; of the second its root.
+    pub(super) fn corrections(self) -> (f64, f64) {
+        let power = i32::try_from(self.step).unwrap_or(i32::MAX);
+        (
+            1.0 - self.beta1.powi(power),
+            (1.0 - self.beta2.powi(power)).sqrt(),
+        )
+    }
+
+    /// In the kernels' order.
+    fn numbers(self) -> [f32; 8] {
+        let (correction1, correction2) = self.corrections();
+        [
+            self.gradient_scale,
+            self.learning_rate,
+            self.weight_decay,
+            self.beta1,
+            self.beta2,
+            self.epsilon,
+            correction1,
+            correction2,
+        ]
+        .map(|number| number as f32)
+    }
+}
+
 /// One update of `parameters`, `first` and `second` moment from `gradients`, as `torch.optim.AdamW`, in one pass.
 ///
-/// All are contiguous float32 tensors of one size on the CPU.
+/// All are contiguous float32 tensors of one size on one device.
 ///
 /// # Errors
 /// A tensor is not of this form.
@@ -39,12 +70,47 @@ pub fn adamw(
 ) -> Result<(), KernelError> {
     const NAME: &str = "adamw";
     let count = parameters.numel() as i64;
-    let place = |what, tensor| contiguous(NAME, what, tensor, Kind::Float, count);
-    let (parameters, gradients) = (place("parameters", parameters)?, place("gradients", gradients)?);
-    let (first, second) = (place("first", first)?, place("second", second)?);
-    let power = i32::try_from(update.step).unwrap_or(i32::MAX);
-    // SAFETY: four live contiguous float32 buffers of `count` elements, checked above; each element is read before it is
-    // written.
+    let options = (Kind::Float, parameters.device());
+    let place = |what, tensor| contiguous(NAME, what, tensor, options, count);
+    let places = [
+        place("parameters", parameters)?,
+        place("gradients", gradients)?,
+        place("first", first)?,
+        place("second", second)?,
+    ];
+    match Engine::of(options.1) {
+        // SAFETY: four live contiguous float32 buffers of `count` elements, checked above.
+        Engine::Cpu => unsafe { adamw_on_cpu(count, places, update.numbers()) },
+        Engine::Gpu(kernels) => {
+            let mut arguments = vec![Argument::from(count)];
+            arguments.extend(places.map(Argument::from));
+            arguments.extend(update.numbers().map(Argument::from));
+            // SAFETY: as above, on this device, and the numbers in the kernel's order.
+            unsafe { kernels.launch(kernels::ADAMW, [(count + 255) / 256, 1], 256, &arguments) }?;
+        }
+        Engine::Plain => plain::adamw([parameters, gradients, first, second], update)?,
+    }
+    Ok(())
+}
+
+/// # Safety
+/// The addresses are of four buffers of `count` float32 each: parameters, gradients, first and second moment.
+unsafe fn adamw_on_cpu(
+    count: i64,
+    [parameters, gradients, first, second]: [*mut c_void; 4],
+    numbers: [f32; 8],
+) {
+    let [
+        share,
+        rate,
+        decay,
+        beta1,
+        beta2,
+        epsilon,
+        correction1,
+        correction2,
+    ] = numbers;
+    // SAFETY: by the caller's word; each element is read before it is written.
     unsafe {
         (table().adamw)(
             count,
@@ -52,15 +118,14 @@ pub fn adamw(
             gradients.cast_const().cast(),
             first.cast(),
             second.cast(),
-            update.gradient_scale as f32,
-            update.learning_rate as f32,
-            update.weight_decay as f32,
-            update.beta1 as f32,
-            update.beta2 as f32,
-            update.epsilon as f32,
-            (1.0 - update.beta1.powi(power)) as f32,
-            (1.0 - update.beta2.powi(power)).sqrt() as f32,
+            share,
+            rate,
+            decay,
+            beta1,
+            beta2,
+            epsilon,
+            correction1,
+            correction2,
         );
     }
-    Ok(())
 }
