@@ -2,8 +2,8 @@
 
 use tch::{Kind, Tensor};
 use tunesmith_torch_ext::kernels::{
-    Activation, Attended, AttentionShape, RotaryTable, attend, attend_backward, gate, gate_backward, rms_norm,
-    rms_norm_backward, rms_norm_backward_add, rotate,
+    Activation, Attended, AttentionShape, RotaryTable, attend, attend_backward, gate, gate_backward,
+    rms_norm, rms_norm_backward, rms_norm_backward_add, rotate,
 };
 
 use super::layout::Layout;
