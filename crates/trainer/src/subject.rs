@@ -29,7 +29,7 @@ const TEXT_FILES: [&str; 9] = [
 #[derive(Debug)]
 pub enum Subject {
     /// An adapter.
-    Adapter(Adapter),
+    Adapter(Box<Adapter>),
     /// All weights of the base, which then serves this job alone.
     Full(FullModel),
 }
@@ -46,7 +46,7 @@ impl Subject {
             None => Adapter::fresh(config, lora_settings(asked), u64::from(asked.seed.get()), device)?,
         };
         adapter.set_dropout(asked.dropout.get());
-        Ok(Self::Adapter(adapter))
+        Ok(Self::Adapter(Box::new(adapter)))
     }
 
     /// The adapter; none where all weights are trained.

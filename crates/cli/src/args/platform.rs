@@ -96,8 +96,14 @@ pub(crate) struct EngineArgs {
 }
 
 /// How jobs are trained. Tests shorten the timings of the queue.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct TrainingArgs {
+    /// Most jobs on one base model that are trained together; 1 trains each alone.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) gang_jobs: u16,
+    /// Seconds that a trainer without jobs keeps its base model loaded for the next ones.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub(crate) trainer_idle: u64,
     /// `usual`, or `test` for take-overs within seconds.
     #[arg(long, hide = true, value_enum, default_value_t)]
     pub(crate) lease_profile: LeaseProfile,

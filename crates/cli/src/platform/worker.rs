@@ -35,6 +35,8 @@ pub(super) fn settings(folder: &Path, training: &TrainingArgs) -> anyhow::Result
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_else(|_| "unknown".to_owned());
     let name = format!("{}:{}", host.trim(), std::process::id());
     let mut settings = WorkerSettings::new(name, folder, executables::trainer()?);
+    settings.gang.most_jobs = usize::from(training.gang_jobs);
+    settings.gang.idle = Duration::from_secs(training.trainer_idle);
     if training.lease_profile == LeaseProfile::Test {
         shorten(&mut settings);
     }

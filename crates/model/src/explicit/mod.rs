@@ -15,13 +15,14 @@ mod layout;
 mod linear;
 mod memory;
 mod patch;
+mod patches;
 
 use tch::{Kind, Tensor, no_grad_guard};
 use tunesmith_torch_ext::kernels::RotaryTable;
 
 use self::block::{BlockPass, Saved};
 use self::layout::Layout;
-use self::patch::Patches;
+use self::patches::Patches;
 use crate::causal_lm::CausalLm;
 use crate::error::ModelError;
 use crate::rotation::Places;
@@ -142,8 +143,7 @@ impl<'a> Pass<'a> {
                 None => return Ok(()),
             }
         }
-        self.patches
-            .embedding_backward(self.model, self.layout, &gradient)
+        self.patches.embed_backward(self.model, self.layout, &gradient)
     }
 
     fn block_pass(&self, number: usize, block: &'a crate::layer::Block) -> BlockPass<'_> {
@@ -170,6 +170,7 @@ impl<'a> Pass<'a> {
             Some(scale) => x.f_mul(&Tensor::f_scalar_tensor(scale, (kind, model.device()))?)?,
             None => x,
         };
-        self.patches.embedding_forward(model, self.layout, x)
+        self.patches.embed(model, self.layout, &x)?;
+        Ok(x)
     }
 }

@@ -3,17 +3,14 @@
 //! A [`Patch`] is one segment's LoRA on one product: modules that share an input (q, k and v; gate and up) share the
 //! narrow product `S = s · X Aᵀ` with their A matrices one below the other, and each adds `S Bᵀ` to its own columns.
 
-use std::collections::HashMap;
-
 use tch::{Kind, Tensor};
 use tunesmith_torch_ext::kernels::{DropoutMask, dropout, dropout_add, linear};
 
 use super::layout::{Layout, Rows};
 use crate::adapter::LoraPair;
-use crate::causal_lm::CausalLm;
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::modules::{Projection, Site};
+use crate::modules::Site;
 use crate::training::Segment;
 
 /// One module's part of a patch.
@@ -186,7 +183,7 @@ fn accumulate(gradient: &Tensor, left: &Tensor, right: &Tensor) -> Result<(), Mo
 }
 
 /// The matrices of one pair, in the compute format, and the places of their gradients.
-struct Matrices {
+pub(super) struct Matrices {
     rank: i64,
     scale: f64,
     a: Tensor,
@@ -196,165 +193,21 @@ struct Matrices {
 }
 
 /// An adapted module of a block.
-struct Adapted {
+pub(super) struct Adapted {
     /// Index into [`ModelConfig::modules`].
-    module: usize,
-    site: Site,
-    matrices: Matrices,
-}
-
-/// The patches of a pass.
-#[derive(Debug)]
-pub(super) struct Patches {
-    /// Per block, per product in the order of [`Projection::ALL`].
-    blocks: Vec<[Vec<Patch>; 4]>,
-    head: Vec<Patch>,
-    embedding: Vec<Patch>,
-}
-
-impl Patches {
-    pub(super) fn new(
-        model: &CausalLm,
-        segments: &[Segment<'_>],
-        layout: &Layout,
-        backward: bool,
-    ) -> Result<Self, ModelError> {
-        let config = model.config();
-        let mut patches = Self {
-            blocks: (0..config.layers).map(|_| [const { Vec::new() }; 4]).collect(),
-            head: Vec::new(),
-            embedding: Vec::new(),
-        };
-        for (number, segment) in segments.iter().enumerate() {
-            let (tokens, scored) = (layout.segments[number], layout.scored[number]);
-            if tokens.count > 0 {
-                patches.add(model, segment, tokens, scored, layout.prunes_last_block, backward)?;
-            }
-        }
-        Ok(patches)
-    }
-
-    fn add(
-        &mut self,
-        model: &CausalLm,
-        segment: &Segment<'_>,
-        tokens: Rows,
-        scored: Rows,
-        prunes: bool,
-        backward: bool,
-    ) -> Result<(), ModelError> {
-        let Some(adapter) = segment.adapter else {
-            return Ok(());
-        };
-        let config = model.config();
-        let gradient = segment.gradient.filter(|_| backward);
-        let compute = adapter.flat().f_to_kind(model.precision().compute)?;
-        let (mut next_a, mut next_b) = (0, adapter.size_of_a());
-        let mut by_block: HashMap<(usize, usize), Vec<Adapted>> = HashMap::new();
-        for pair in adapter.pairs() {
-            let matrices = Matrices::take(pair, &compute, gradient, &mut next_a, &mut next_b)?;
-            let site = pair.site;
-            match site {
-                Site::Block { layer, module } => by_block
-                    .entry((layer, config.modules[module].projection as usize))
-                    .or_default()
-                    .push(Adapted {
-                        module,
-                        site,
-                        matrices,
-                    }),
-                Site::Head => {
-                    let mask = segment.mask(site);
-                    self.head
-                        .push(Patch::single(scored, 0, config.vocab_size, matrices, mask));
-                }
-                Site::Embedding => {
-                    self.embedding
-                        .push(Patch::single(tokens, 0, config.hidden_size, matrices, None));
-                }
-            }
-        }
-        for ((layer, product), modules) in by_block {
-            let pruned = prunes && layer + 1 == config.layers && product != Projection::Qkv as usize;
-            let rows = if pruned { scored } else { tokens };
-            if rows.count > 0 {
-                let place = &mut self.blocks[layer][product];
-                place.extend(Patch::of_modules(
-                    config,
-                    segment,
-                    rows,
-                    modules,
-                    gradient.is_some(),
-                )?);
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn of_block(&self, number: usize) -> &[Vec<Patch>; 4] {
-        &self.blocks[number]
-    }
-
-    pub(super) fn head(&self) -> &[Patch] {
-        &self.head
-    }
-
-    pub(super) fn has_embedding(&self) -> bool {
-        !self.embedding.is_empty()
-    }
-
-    /// The lowest block that the backward pass must reach; none where only the head is adapted.
-    pub(super) fn lowest_block(&self) -> Option<usize> {
-        if self.has_embedding() {
-            return Some(0);
-        }
-        self.blocks
-            .iter()
-            .position(|products| products.iter().any(|patches| !patches.is_empty()))
-    }
-
-    /// `x + s · scale · B A[:, token]`, where `scale` is what the model multiplies its embeddings with.
-    pub(super) fn embedding_forward(
-        &self,
-        model: &CausalLm,
-        layout: &Layout,
-        x: Tensor,
-    ) -> Result<Tensor, ModelError> {
-        for patch in &self.embedding {
-            let columns = patch.token_columns(layout)?;
-            let factor = patch.parts[0].scale * model.config().embedding_scale.unwrap_or(1.0);
-            let delta = columns.f_matmul(&patch.parts[0].b.f_transpose(0, 1)?)?;
-            let _ = patch.rows.of(&x)?.f_add_(&delta.f_mul_scalar(factor)?)?;
-        }
-        Ok(x)
-    }
-
-    /// Adds to the gradients of embedding adapters; `dx: [tokens, hidden]` is the gradient of the embeddings.
-    pub(super) fn embedding_backward(
-        &self,
-        model: &CausalLm,
-        layout: &Layout,
-        dx: &Tensor,
-    ) -> Result<(), ModelError> {
-        for patch in &self.embedding {
-            let part = &patch.parts[0];
-            let factor = part.scale * model.config().embedding_scale.unwrap_or(1.0);
-            let dy = patch.rows.of(dx)?.f_mul_scalar(factor)?;
-            if let Some(gradient) = &part.gradient_b {
-                accumulate(gradient, &dy, &patch.token_columns(layout)?)?;
-            }
-            if let Some(gradient) = &patch.gradient_a {
-                let slope = dy.f_matmul(&part.b)?.f_transpose(0, 1)?.f_to_kind(Kind::Float)?;
-                let tokens = patch.rows.of(&layout.token_ids)?;
-                let _ = gradient.shallow_clone().f_index_add_(1, &tokens, &slope)?;
-            }
-        }
-        Ok(())
-    }
+    pub(super) module: usize,
+    pub(super) site: Site,
+    pub(super) matrices: Matrices,
 }
 
 impl Patch {
-    fn single(rows: Rows, column: i64, width: i64, matrices: Matrices, mask: Option<DropoutMask>) -> Self {
+    pub(super) fn single(
+        rows: Rows,
+        column: i64,
+        width: i64,
+        matrices: Matrices,
+        mask: Option<DropoutMask>,
+    ) -> Self {
         Self {
             rows,
             a: matrices.a,
@@ -373,7 +226,7 @@ impl Patch {
     }
 
     /// One patch of all modules of a product, or with dropout, whose masks differ, one of each.
-    fn of_modules(
+    pub(super) fn of_modules(
         config: &ModelConfig,
         segment: &Segment<'_>,
         rows: Rows,
@@ -428,6 +281,33 @@ impl Patch {
         })
     }
 
+    /// On the embedding: adds `s · scale · B A[:, token]` to the patch's rows of `x: [tokens, hidden]`. `scale`: what the
+    /// model multiplies its embeddings with.
+    pub(super) fn embed(&self, layout: &Layout, x: &Tensor, scale: f64) -> Result<(), ModelError> {
+        let part = &self.parts[0];
+        let delta = self.token_columns(layout)?.f_matmul(&part.b.f_transpose(0, 1)?)?;
+        let _ = self
+            .rows
+            .of(x)?
+            .f_add_(&delta.f_mul_scalar(part.scale * scale)?)?;
+        Ok(())
+    }
+
+    /// The gradients of [`Self::embed`]; `dx: [tokens, hidden]`.
+    pub(super) fn embed_backward(&self, layout: &Layout, dx: &Tensor, scale: f64) -> Result<(), ModelError> {
+        let part = &self.parts[0];
+        let dy = self.rows.of(dx)?.f_mul_scalar(part.scale * scale)?;
+        if let Some(gradient) = &part.gradient_b {
+            accumulate(gradient, &dy, &self.token_columns(layout)?)?;
+        }
+        if let Some(gradient) = &self.gradient_a {
+            let slope = dy.f_matmul(&part.b)?.f_transpose(0, 1)?.f_to_kind(Kind::Float)?;
+            let tokens = self.rows.of(&layout.token_ids)?;
+            let _ = gradient.shallow_clone().f_index_add_(1, &tokens, &slope)?;
+        }
+        Ok(())
+    }
+
     /// `[rows, rank]`: the columns of A that the rows' tokens name.
     fn token_columns(&self, layout: &Layout) -> Result<Tensor, ModelError> {
         let tokens = self.rows.of(&layout.token_ids)?;
@@ -437,7 +317,7 @@ impl Patch {
 
 impl Matrices {
     /// The next pair in the order of the adapter's buffer: all A, then all B.
-    fn take(
+    pub(super) fn take(
         pair: &LoraPair,
         compute: &Tensor,
         gradient: Option<&Tensor>,
