@@ -161,10 +161,10 @@ async fn a_queued_and_a_running_job_are_cancelled() {
         .ok();
     let running = running["id"].as_str().unwrap();
     client.reach_step(running, 5).await;
-    let queued = client
-        .post("/v1/jobs", &train_request("data", "two", 10, 0))
-        .await
-        .ok();
+    // Of another number format, so it cannot join the first one's gang.
+    let mut request = train_request("data", "two", 10, 0);
+    request["hyperparameters"]["dtype"] = json!("bfloat16");
+    let queued = client.post("/v1/jobs", &request).await.ok();
     let queued = queued["id"].as_str().unwrap();
     let answer = client
         .post(&format!("/v1/jobs/{queued}/cancel"), &json!({}))

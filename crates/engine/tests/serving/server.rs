@@ -53,7 +53,12 @@ impl Server {
             child,
             url,
             ready,
-            client: Client::builder().no_proxy().build().unwrap(),
+            // Each test has a runtime of its own, and a connection that is kept dies with the one that opened it.
+            client: Client::builder()
+                .no_proxy()
+                .pool_max_idle_per_host(0)
+                .build()
+                .unwrap(),
         }
     }
 
