@@ -7,7 +7,6 @@ use tch::{Device, Kind, Tensor};
 use tunesmith_model::{Adapter, CausalLm, Document, DropoutKey, LoraSettings, Precision, Scores, Segment};
 use tunesmith_types::hyperparameters::TargetModules;
 
-
 /// Five documents; in one of them nothing is learnt. In the order of their lengths, in which the oracle lays them out and
 /// counts the elements of its dropout masks.
 fn documents() -> Vec<(Vec<u32>, Vec<f32>)> {
