@@ -191,4 +191,10 @@ fn the_api_document_is_data() {
     ] {
         assert!(document["paths"][path].is_object(), "{path}");
     }
+    let committed = include_str!("../../../../openapi/openapi.json");
+    let committed: serde_json::Value = serde_json::from_str(committed).unwrap();
+    assert!(
+        document == committed,
+        "openapi/openapi.json is stale; run `make openapi`"
+    );
 }
