@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc::UnboundedReceiver, time::Instant};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tunesmith_store::base_models::BaseModel;
 use tunesmith_types::{
     hyperparameters::TrainingDtype,
@@ -23,7 +23,7 @@ use crate::{
     spec::gang_spec,
     stage::base_model_details,
     trainer::Standing,
-    watchdog::Watchdog,
+    watchdog::{Watchdog, until},
 };
 
 /// How often a run that is behind with its events is looked at again.
@@ -285,12 +285,5 @@ impl Keeper<'_> {
         // Before the queue of requests is dropped, by which late comers learn of it.
         let _ = self.process.standing.death.set(failure.clone());
         self.seats.gone(&failure, &log);
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }

@@ -14,6 +14,8 @@ const BACKLOG: usize = 1024;
 /// What a run hears from its seat.
 #[derive(Debug)]
 pub(crate) enum SeatEvent {
+    /// The base model is loaded and the child has been told of the job.
+    Joined,
     /// The child said so.
     Event(TrainerEvent),
     /// The child gave up this job alone; the end of its log, where no other job's lines can be in it.
@@ -131,8 +133,14 @@ impl Seats {
     /// The child is ready: what it must hear first.
     pub(crate) fn open(&mut self) -> Vec<TrainerCommand> {
         self.ready = true;
-        let waiting = self.seats.values_mut().filter_map(|seat| seat.waiting.take());
-        waiting.map(|job| TrainerCommand::Join { job }).collect()
+        let mut commands = Vec::new();
+        for seat in self.seats.values_mut() {
+            if let Some(job) = seat.waiting.take() {
+                seat.tell(SeatEvent::Joined);
+                commands.push(TrainerCommand::Join { job });
+            }
+        }
+        commands
     }
 
     pub(crate) fn join(&mut self, job: Box<JobSpec>, mut seat: Seated) -> Option<TrainerCommand> {
@@ -142,6 +150,7 @@ impl Seats {
         }
         let id = job.id.clone();
         let command = if self.ready {
+            seat.tell(SeatEvent::Joined);
             Some(TrainerCommand::Join { job })
         } else {
             seat.waiting = Some(job);
@@ -364,6 +373,7 @@ mod tests {
         assert!(last > Instant::now(), "the grace of the one that came last");
         assert!(!seats.all_abandoned());
         seats.gone(&Failure::retryable("trainer_killed", "It was killed."), "log");
+        assert!(matches!(events[1].recv().await, Some(SeatEvent::Joined)));
         let Some(SeatEvent::Gone(failure, log)) = events[1].recv().await else {
             panic!("the last word was lost");
         };

@@ -21,7 +21,7 @@ use crate::{
     scratch::RunDirectory,
     seats::{SeatEvent, Stop},
     trainer::{Desk, Seat},
-    watchdog::Watchdog,
+    watchdog::{Watchdog, until},
 };
 
 /// Warnings of one run that become events.
@@ -69,7 +69,7 @@ pub(crate) async fn train(start: &Start<'_>) -> TrainingEnd {
         metrics: MetricsWriter::start(start.context.store.clone(), lease.clone(), &settings.timings),
         uploader: CheckpointUploader::start(uploads),
         lease,
-        watchdog: Watchdog::new(&settings.timings),
+        watchdog: None,
         stopping: None,
         ending: None,
         last_checkpoint: None,
@@ -101,7 +101,8 @@ struct Supervisor<'a> {
     metrics: MetricsWriter,
     uploader: CheckpointUploader,
     lease: LeaseHandle,
-    watchdog: Watchdog,
+    /// None while the base model is staged and loaded, which takes what it takes.
+    watchdog: Option<Watchdog>,
     /// Why the job was told to stop.
     stopping: Option<StopCause>,
     ending: Option<Ending>,
@@ -116,9 +117,15 @@ impl Supervisor<'_> {
             let cause = self.stopping;
             // The whole trainer is watched too, and less patiently.
             let turns = u32::try_from(self.seat.jobs()).unwrap_or(u32::MAX).max(1);
-            let silence = self.watchdog.deadline(turns.saturating_add(1));
+            let silence = self
+                .watchdog
+                .as_ref()
+                .map(|watchdog| watchdog.deadline(turns.saturating_add(1)));
             tokio::select! {
                 event = self.seat.next() => match event {
+                    SeatEvent::Joined => {
+                        self.watchdog = Some(Watchdog::new(&self.start.context.settings.timings));
+                    }
                     SeatEvent::Event(event) => self.event(event).await,
                     SeatEvent::Failed(failure, log) => self.ending = Some(Ending::Failed(failure, log)),
                     SeatEvent::Gone(failure, log) => self.ending = Some(Ending::Gone(failure, log)),
@@ -127,8 +134,14 @@ impl Supervisor<'_> {
                     self.stop(StopCause::Cancel);
                 }
                 () = self.start.context.draining.cancelled(), if cause.is_none() => self.stop(StopCause::Drain),
-                () = tokio::time::sleep_until(silence), if cause.is_none() => self.stop(StopCause::NoProgress),
+                () = until(silence), if cause.is_none() => self.stop(StopCause::NoProgress),
             }
+        }
+    }
+
+    fn progress(&mut self) {
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.progress();
         }
     }
 
@@ -145,7 +158,9 @@ impl Supervisor<'_> {
         match event {
             TrainerEvent::Started { .. } => self.started(&event).await,
             TrainerEvent::Step(step) => {
-                self.watchdog.step(step.seconds);
+                if let Some(watchdog) = &mut self.watchdog {
+                    watchdog.step(step.seconds);
+                }
                 self.metrics.push(NewMetric::from(&step));
             }
             TrainerEvent::Evaluation {
@@ -154,7 +169,7 @@ impl Supervisor<'_> {
                 token_accuracy,
                 ..
             } => {
-                self.watchdog.progress();
+                self.progress();
                 self.metrics
                     .push(NewMetric::evaluation(step, loss, token_accuracy));
             }
@@ -188,7 +203,7 @@ impl Supervisor<'_> {
     }
 
     async fn started(&mut self, event: &TrainerEvent) {
-        self.watchdog.progress();
+        self.progress();
         let TrainerEvent::Started {
             total_steps,
             resumed_from_step,
@@ -221,7 +236,7 @@ impl Supervisor<'_> {
 
     /// A drain names its checkpoint again in the last event.
     fn checkpoint(&mut self, step: u64, path: &str) {
-        self.watchdog.progress();
+        self.progress();
         if self.last_checkpoint == Some(step) {
             return;
         }
@@ -262,7 +277,8 @@ impl Supervisor<'_> {
             (Ending::Failed(failure, log), _) => TrainingEnd::Failed(hidden(failure), hide(log)),
             (_, Some(StopCause::Drain)) => TrainingEnd::Drained,
             (_, Some(StopCause::NoProgress)) => {
-                TrainingEnd::Failed(Failure::no_progress(self.watchdog.patience()), String::new())
+                let patience = self.watchdog.as_ref().map(Watchdog::patience);
+                TrainingEnd::Failed(Failure::no_progress(patience.unwrap_or_default()), String::new())
             }
             (Ending::Gone(failure, log), None) => TrainingEnd::Failed(hidden(failure), hide(log)),
             (Ending::Stopped, None) => TrainingEnd::Failed(

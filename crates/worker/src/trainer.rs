@@ -187,10 +187,14 @@ impl Seat {
             .recv()
             .await
             .unwrap_or_else(|| SeatEvent::Gone(self.desk.standing.too_late(), String::new()));
-        self.ended = !matches!(&event, SeatEvent::Event(event) if !matches!(
-            event,
-            TrainerEvent::Finished { .. } | TrainerEvent::Stopped { .. }
-        ));
+        self.ended = match &event {
+            SeatEvent::Joined => false,
+            SeatEvent::Event(event) => matches!(
+                event,
+                TrainerEvent::Finished { .. } | TrainerEvent::Stopped { .. }
+            ),
+            SeatEvent::Failed(..) | SeatEvent::Gone(..) => true,
+        };
         event
     }
 

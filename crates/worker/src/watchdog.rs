@@ -60,6 +60,14 @@ impl Watchdog {
     }
 }
 
+/// Waits until a deadline; for ever where there is none.
+pub(crate) async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
