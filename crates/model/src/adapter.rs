@@ -119,7 +119,7 @@ impl Adapter {
         device: Device,
     ) -> Result<Self, ModelError> {
         let targets = Target::resolve(config, &settings)?;
-        targets.iter().try_for_each(|target| target.check_rank(config))?;
+        Target::check_ranks(&targets, config)?;
         Self::from_targets(config, settings, &targets, |target, side, shape| {
             let name = tensor_name(&target.site.name(config), target.site, side);
             let zeros = || Ok(Tensor::f_zeros(shape, (Kind::Float, device))?);

@@ -57,18 +57,27 @@ impl Target {
         }
     }
 
-    /// PEFT trains larger ranks, to no use.
-    pub(crate) fn check_rank(&self, config: &ModelConfig) -> Result<(), ModelError> {
+    /// The rank above which a pair can say nothing more.
+    fn rank_limit(&self, config: &ModelConfig) -> i64 {
         let (outputs, inputs) = self.site.shape(config);
-        let limit = outputs.min(inputs);
-        if self.rank <= limit {
-            return Ok(());
+        outputs.min(inputs)
+    }
+
+    /// PEFT trains larger ranks, to no use. Of several modules that are too small the smallest is named, so that one
+    /// correction will do.
+    pub(crate) fn check_ranks(targets: &[Self], config: &ModelConfig) -> Result<(), ModelError> {
+        let too_small = targets
+            .iter()
+            .filter(|target| target.rank > target.rank_limit(config))
+            .min_by_key(|target| target.rank_limit(config));
+        match too_small {
+            None => Ok(()),
+            Some(target) => Err(ModelError::RankTooLarge {
+                module: target.site.name(config),
+                rank: target.rank,
+                limit: target.rank_limit(config),
+            }),
         }
-        Err(ModelError::RankTooLarge {
-            module: self.site.name(config),
-            rank: self.rank,
-            limit,
-        })
     }
 }
 
