@@ -27,6 +27,23 @@ struct LayerCache {
     values: Tensor,
 }
 
+impl LayerCache {
+    /// A copy of the first `length` tokens, with room for `capacity`.
+    fn resized(&self, length: i64, capacity: i64) -> Result<Self, ModelError> {
+        let copy = |old: &Tensor| -> Result<Tensor, ModelError> {
+            let size = old.size();
+            let new = Tensor::f_empty([size[0], capacity, size[2]], (old.f_kind()?, old.device()))?;
+            new.f_narrow(1, 0, length)?
+                .f_copy_(&old.f_narrow(1, 0, length)?)?;
+            Ok(new)
+        };
+        Ok(Self {
+            keys: copy(&self.keys)?,
+            values: copy(&self.values)?,
+        })
+    }
+}
+
 impl KvCache {
     /// An empty cache with room for `capacity` tokens; it grows when more come.
     ///
@@ -74,6 +91,30 @@ impl KvCache {
         self.capacity as usize
     }
 
+    /// Bytes that keys and values of one token take.
+    #[must_use]
+    pub fn bytes_per_token(config: &ModelConfig, kind: Kind) -> usize {
+        let values = 2 * config.layers as i64 * config.kv_heads * config.head_dim;
+        values as usize * kind.elt_size_in_bytes()
+    }
+
+    /// A copy of the first `tokens` tokens, with room for `capacity`: what another sequence that begins alike, on the
+    /// same adapter, need not compute again.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn prefix(&self, tokens: usize, capacity: usize) -> Result<Self, ModelError> {
+        let length = self.length.min(tokens as i64);
+        let capacity = round_up(length.max(capacity as i64));
+        let layers = self.layers.iter().map(|layer| layer.resized(length, capacity));
+        Ok(Self {
+            layers: layers.collect::<Result<_, _>>()?,
+            tokens: self.tokens[..length as usize].to_vec(),
+            length,
+            capacity,
+        })
+    }
+
     /// Forgets all tokens from the `length`-th on; more than there are is no change.
     pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length as i64);
@@ -98,21 +139,11 @@ impl KvCache {
             return Ok(());
         }
         let capacity = round_up(needed.max(self.capacity * 2));
-        let mut grown = Vec::with_capacity(self.layers.len());
-        for layer in &self.layers {
-            let longer = |old: &Tensor| -> Result<Tensor, ModelError> {
-                let size = old.size();
-                let new = Tensor::f_empty([size[0], capacity, size[2]], (old.f_kind()?, old.device()))?;
-                new.f_narrow(1, 0, self.length)?
-                    .f_copy_(&old.f_narrow(1, 0, self.length)?)?;
-                Ok(new)
-            };
-            grown.push(LayerCache {
-                keys: longer(&layer.keys)?,
-                values: longer(&layer.values)?,
-            });
-        }
-        self.layers = grown;
+        let grown = self
+            .layers
+            .iter()
+            .map(|layer| layer.resized(self.length, capacity));
+        self.layers = grown.collect::<Result<_, _>>()?;
         self.capacity = capacity;
         Ok(())
     }
