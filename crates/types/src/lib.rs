@@ -11,5 +11,6 @@ pub mod ids;
 pub mod list;
 pub mod names;
 pub mod principal;
+pub mod probe;
 pub mod states;
 pub mod trainer;
