@@ -7,6 +7,7 @@
 
 pub mod accounts;
 pub mod adapters;
+pub mod aliases;
 pub mod api_keys;
 pub mod base_models;
 pub mod checkpoints;

@@ -13,7 +13,7 @@ use tunesmith_types::{
 use uuid::Uuid;
 
 use crate::{
-    Store, StoreError,
+    Store, StoreError, adapters,
     error::{stored, stored_json},
     files::to_json,
     notifications::notify_deployment_updated,
@@ -208,7 +208,7 @@ async fn take_number(
     ))
 }
 
-/// Every routed version must be the organization's and adapt the deployment's base model.
+/// Every routed version must be the organization's, not deleted, and adapt the deployment's base model.
 async fn require_versions(
     connection: &mut PgConnection,
     organization: OrganizationId,
@@ -222,6 +222,7 @@ async fn require_versions(
         .collect();
     wanted.sort_unstable();
     wanted.dedup();
+    adapters::keep(&mut *connection, organization, &wanted).await?;
     let rows = sqlx::query!(
         "select (v.base_model_id = d.base_model_id) as \"fits!\"
          from adapter_versions v join deployments d on d.organization_id = v.organization_id

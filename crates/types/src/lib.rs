@@ -14,3 +14,4 @@ pub mod principal;
 pub mod probe;
 pub mod states;
 pub mod trainer;
+pub mod version_reference;
