@@ -1,4 +1,4 @@
-//! Aliases of adapter versions. A move is a compare-and-set, and every move is kept.
+//! Aliases of adapter versions. A move is a compare-and-set, and every move is kept in its [history](crate::alias_history).
 //!
 //! The row of the adapter is locked for a move, so the moves of one adapter follow one another. Whoever locks more
 //! locks in this order: adapter, version, alias, deployment.
@@ -6,8 +6,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use tunesmith_types::{
-    ids::{AdapterId, AdapterVersionId, AliasMoveId, OrganizationId, UserId},
-    list::Page,
+    ids::{AdapterId, AdapterVersionId, OrganizationId, UserId},
     names::{ResourceName, Sha256Digest},
     version_reference::AliasName,
 };
@@ -15,8 +14,8 @@ use uuid::Uuid;
 
 use crate::{
     Store, StoreError, adapters,
+    alias_history::{self, Change},
     error::stored,
-    paging::{Rows, fetch_limit},
 };
 
 /// A name that points to one version of an adapter.
@@ -85,55 +84,6 @@ macro_rules! select_aliases {
             $($argument),*
         )
     };
-}
-
-/// One change of an alias; it never changes itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AliasMove {
-    /// Id.
-    pub id: AliasMoveId,
-    /// Which alias.
-    pub alias: AliasName,
-    /// Number of the version before; none where the alias was new.
-    pub from: Option<i32>,
-    /// Number of the version after; none where the alias was deleted.
-    pub to: Option<i32>,
-    /// Whether it was protected afterwards.
-    pub protected: bool,
-    /// Who moved it.
-    pub moved_by: Option<UserId>,
-    /// Why.
-    pub reason: Option<String>,
-    /// When.
-    pub moved_at: DateTime<Utc>,
-}
-
-struct MoveRow {
-    id: Uuid,
-    alias: String,
-    from: Option<i32>,
-    to: Option<i32>,
-    protected: bool,
-    moved_by: Option<Uuid>,
-    reason: Option<String>,
-    moved_at: DateTime<Utc>,
-}
-
-impl TryFrom<MoveRow> for AliasMove {
-    type Error = StoreError;
-
-    fn try_from(row: MoveRow) -> Result<Self, StoreError> {
-        Ok(Self {
-            id: AliasMoveId::from_uuid(row.id),
-            alias: stored("adapter_alias_moves.alias", &row.alias)?,
-            from: row.from,
-            to: row.to,
-            protected: row.protected,
-            moved_by: row.moved_by.map(UserId::from_uuid),
-            reason: row.reason,
-            moved_at: row.moved_at,
-        })
-    }
 }
 
 /// What the caller of a move saw.
@@ -255,21 +205,9 @@ pub async fn delete(
         user: mover.user,
         reason: mover.reason,
     };
-    record(&mut transaction, &change, None).await?;
+    alias_history::record(&mut transaction, &change, None).await?;
     transaction.commit().await?;
     Ok(())
-}
-
-/// A change of an alias that has been found right.
-#[derive(Clone, Copy)]
-struct Change<'a> {
-    organization: OrganizationId,
-    adapter_id: AdapterId,
-    alias: &'a AliasName,
-    from: Option<AdapterVersionId>,
-    protected: bool,
-    user: Option<UserId>,
-    reason: Option<&'a str>,
 }
 
 /// Points the alias to the version, and does in the same transaction all that follows from it.
@@ -293,32 +231,7 @@ async fn point(
     )
     .execute(&mut *connection)
     .await?;
-    record(connection, change, Some(version)).await
-}
-
-/// Adds a row to the history.
-async fn record(
-    connection: &mut PgConnection,
-    change: &Change<'_>,
-    to: Option<AdapterVersionId>,
-) -> Result<(), StoreError> {
-    sqlx::query!(
-        "insert into adapter_alias_moves (id, organization_id, adapter_id, alias, from_version_id, to_version_id,
-                                          protected, moved_by, reason)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        AliasMoveId::new().uuid(),
-        change.organization.uuid(),
-        change.adapter_id.uuid(),
-        change.alias.as_str(),
-        change.from.map(AdapterVersionId::uuid),
-        to.map(AdapterVersionId::uuid),
-        change.protected,
-        change.user.map(UserId::uuid),
-        change.reason,
-    )
-    .execute(connection)
-    .await?;
-    Ok(())
+    alias_history::record(connection, change, Some(version)).await
 }
 
 /// Locks the adapter, so that its aliases stand still and none of its versions is deleted.
@@ -463,61 +376,4 @@ pub async fn list(
     .fetch_all(store.pool())
     .await?;
     rows.into_iter().map(Alias::try_from).collect()
-}
-
-/// The aliases that point to one of these versions.
-///
-/// # Errors
-/// Database errors only.
-pub(crate) async fn of_versions(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    versions: &[Uuid],
-) -> Result<Vec<Alias>, StoreError> {
-    let rows = select_aliases!(
-        "where l.organization_id = $1 and l.adapter_version_id = any($2) order by a.name, l.name",
-        organization.uuid(),
-        versions,
-    )
-    .fetch_all(connection)
-    .await?;
-    rows.into_iter().map(Alias::try_from).collect()
-}
-
-/// What became of one alias of an adapter, or of all of them, newest first.
-///
-/// # Errors
-/// Database errors only.
-pub async fn history(
-    store: &Store,
-    organization: OrganizationId,
-    adapter: &str,
-    alias: Option<&AliasName>,
-    page: &Page<AliasMoveId>,
-) -> Result<Rows<AliasMove>, StoreError> {
-    let rows = sqlx::query_as!(
-        MoveRow,
-        "select m.id, m.alias, f.number as \"from?\", t.number as \"to?\", m.protected, m.moved_by, m.reason, m.moved_at
-         from adapter_alias_moves m
-         join adapters a on a.id = m.adapter_id
-         left join adapter_versions f on f.id = m.from_version_id
-         left join adapter_versions t on t.id = m.to_version_id
-         where m.organization_id = $1 and a.name = $2 and ($3::text is null or m.alias = $3)
-           and ($4::uuid is null
-                or (m.moved_at, m.id) < (select cursor.moved_at, cursor.id from adapter_alias_moves as cursor
-                                         where cursor.organization_id = $1 and cursor.id = $4))
-         order by m.moved_at desc, m.id desc limit $5",
-        organization.uuid(),
-        adapter,
-        alias.map(AliasName::as_str),
-        page.after.map(AliasMoveId::uuid),
-        fetch_limit(page),
-    )
-    .fetch_all(store.pool())
-    .await?;
-    let moves = rows
-        .into_iter()
-        .map(AliasMove::try_from)
-        .collect::<Result<_, _>>()?;
-    Ok(Rows::cut(moves, page))
 }
