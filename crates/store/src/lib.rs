@@ -20,9 +20,12 @@ pub mod events;
 pub mod files;
 pub mod idempotency;
 pub mod jobs;
+pub mod lineage;
+pub mod manifest;
 pub mod metrics;
 pub mod notifications;
 pub mod paging;
+mod publication;
 pub mod queue;
 pub mod refresh_tokens;
 pub mod replicas;
@@ -30,6 +33,7 @@ pub mod revisions;
 pub mod routing;
 pub mod runs;
 mod schema;
+pub mod tombstones;
 
 use std::time::Duration;
 

@@ -13,11 +13,12 @@ use tunesmith_types::{
 use uuid::Uuid;
 
 use crate::{
-    Store, StoreError, adapters,
+    Store, StoreError,
     error::{stored, stored_json},
     files::to_json,
     notifications::notify_deployment_updated,
     paging::{Rows, fetch_limit},
+    tombstones,
 };
 
 /// Share of the requests that goes to one version.
@@ -222,7 +223,7 @@ async fn require_versions(
         .collect();
     wanted.sort_unstable();
     wanted.dedup();
-    adapters::keep(&mut *connection, organization, &wanted).await?;
+    tombstones::keep(&mut *connection, organization, &wanted).await?;
     let rows = sqlx::query!(
         "select (v.base_model_id = d.base_model_id) as \"fits!\"
          from adapter_versions v join deployments d on d.organization_id = v.organization_id
