@@ -64,7 +64,10 @@ fn private_operations() -> OpenApiRouter<ApiState> {
         .merge(routes::base_models::router())
         .merge(routes::datasets::router())
         .merge(routes::jobs::router())
+        .merge(routes::checkpoints::router())
         .merge(routes::adapters::router())
+        .merge(routes::aliases::router())
+        .merge(routes::lineage::router())
         .merge(routes::deployments::router())
 }
 

@@ -209,11 +209,33 @@ pub async fn find(store: &Store, organization: OrganizationId, name: &str) -> Re
     row.ok_or(StoreError::NotFound("adapter"))?.try_into()
 }
 
-/// The versions of an adapter, newest first; none where there is no such adapter. Deleted ones only on demand.
+/// The versions of an adapter that are not deleted, newest first; none where there is no such adapter.
 ///
 /// # Errors
 /// Database errors only.
 pub async fn versions(
+    store: &Store,
+    organization: OrganizationId,
+    name: &str,
+    page: &Page<AdapterVersionId>,
+) -> Result<Rows<AdapterVersion>, StoreError> {
+    list_versions(store, organization, name, false, page).await
+}
+
+/// As [`versions`], with those that are deleted.
+///
+/// # Errors
+/// Database errors only.
+pub async fn all_versions(
+    store: &Store,
+    organization: OrganizationId,
+    name: &str,
+    page: &Page<AdapterVersionId>,
+) -> Result<Rows<AdapterVersion>, StoreError> {
+    list_versions(store, organization, name, true, page).await
+}
+
+async fn list_versions(
     store: &Store,
     organization: OrganizationId,
     name: &str,

@@ -1,16 +1,20 @@
 //! The rules, one file per resource: what a request means, and what must hold. Nothing here knows HTTP.
 
 pub mod accounts;
+mod adapter_check;
 pub mod adapters;
+pub mod aliases;
 pub mod api_keys;
 pub mod base_models;
 pub mod bootstrap;
+pub mod checkpoints;
 pub mod datasets;
 pub mod deployments;
 mod job_decisions;
 mod job_targets;
 pub mod job_view;
 pub mod jobs;
+pub mod lineage;
 pub mod metrics_stream;
 pub mod model_check;
 pub mod model_import;

@@ -3,12 +3,14 @@
 //! Requests refuse unknown fields. In every body, times are unix seconds, sizes are bytes, and `object` names the kind.
 
 pub mod adapters;
+pub mod aliases;
 pub mod api_keys;
 pub mod auth;
 pub mod base_models;
 pub mod datasets;
 pub mod deployments;
 pub mod jobs;
+pub mod lineage;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
