@@ -19,6 +19,7 @@ use tunesmith_types::{
     },
     ids::{BaseModelId, DatasetId, JobId},
     list::{List, PageQuery},
+    version_reference::VersionReference,
 };
 
 use super::ApiClient;
@@ -204,8 +205,12 @@ impl ApiClient {
             .await
     }
 
-    pub(crate) async fn adapter_version(&self, name: &str, number: i32) -> anyhow::Result<AdapterVersion> {
-        self.get(&format!("/v1/adapters/{}/versions/{number}", segment(name)?))
+    pub(crate) async fn adapter_version(
+        &self,
+        name: &str,
+        version: &VersionReference,
+    ) -> anyhow::Result<AdapterVersion> {
+        self.get(&format!("/v1/adapters/{}/versions/{version}", segment(name)?))
             .await
     }
 
@@ -252,7 +257,7 @@ impl ApiClient {
 }
 
 /// A name or id as one segment of a path. Ours need no escaping; what would is none of ours.
-fn segment(text: &str) -> anyhow::Result<&str> {
+pub(super) fn segment(text: &str) -> anyhow::Result<&str> {
     let plain = text
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));

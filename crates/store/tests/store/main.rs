@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounts;
+mod aliases;
 mod cancel;
 mod claim;
 mod deployments;
@@ -12,7 +13,9 @@ mod fixtures;
 mod gangs;
 mod idempotency;
 mod isolation;
+mod lineage;
 mod notifications;
 mod paging;
 mod rescue;
 mod schema;
+mod tombstones;
