@@ -4,14 +4,18 @@
 
 mod accounts;
 mod adapters;
+mod aliases;
 mod api_keys;
 mod base_models;
+mod checkpoints;
 mod datasets;
 mod deployments;
 mod idempotency;
 mod isolation;
 mod jobs;
+mod lineage;
 mod metrics_stream;
 mod service;
 mod support;
+mod versions;
 mod wrong_input;

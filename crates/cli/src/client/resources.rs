@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tunesmith_types::{
     api::{
         Deleted,
-        adapters::{Adapter, AdapterVersion},
+        adapters::AdapterVersion,
         api_keys::{ApiKey, CreateApiKeyRequest, CreatedApiKey},
         auth::{Identity, LoginRequest, RefreshRequest, Session, SignupRequest},
         base_models::{BaseModel, CreateBaseModelRequest},
@@ -190,19 +190,6 @@ impl ApiClient {
             },
         )
         .await
-    }
-
-    pub(crate) async fn adapter(&self, name: &str) -> anyhow::Result<Adapter> {
-        self.get(&format!("/v1/adapters/{}", segment(name)?)).await
-    }
-
-    pub(crate) async fn adapter_versions(
-        &self,
-        name: &str,
-        page: &PageQuery,
-    ) -> anyhow::Result<List<AdapterVersion>> {
-        self.list(&format!("/v1/adapters/{}/versions", segment(name)?), page)
-            .await
     }
 
     pub(crate) async fn adapter_version(
