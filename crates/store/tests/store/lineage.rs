@@ -142,7 +142,7 @@ async fn a_checkpoint_is_published_once_and_shares_its_files() {
     let job = bench.job().await;
     let claimed = bench.claim("worker").await;
     let files = checkpoint(&bench, &claimed, 5).await;
-    checkpoint(&bench, &claimed, 7).await;
+    let later = checkpoint(&bench, &claimed, 7).await;
     let found = checkpoints::find(store, organization, job.id, 5).await.unwrap();
     let new = NewAdapterVersion {
         files: files[..2].to_vec(),
@@ -158,7 +158,11 @@ async fn a_checkpoint_is_published_once_and_shares_its_files() {
     let again = checkpoints::publish(store, organization, &found, &other, &new).await;
     assert_eq!(again.unwrap(), version);
     let seventh = checkpoints::find(store, organization, job.id, 7).await.unwrap();
-    let seventh = checkpoints::publish(store, organization, &seventh, &other, &new)
+    let new_seventh = NewAdapterVersion {
+        files: later[..2].to_vec(),
+        ..completion().version
+    };
+    let seventh = checkpoints::publish(store, organization, &seventh, &other, &new_seventh)
         .await
         .unwrap();
     assert_ne!(seventh, version);
