@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use tunesmith_types::{
     api::aliases::{Alias, AliasMove, DeleteAliasQuery, MoveAliasRequest},
-    version_reference::AliasName,
+    version_reference::{AliasName, VersionReference},
 };
 
 use super::{page, say_more};
@@ -53,7 +53,7 @@ async fn set(client: &ApiClient, args: SetAliasArgs, printer: Printer) -> anyhow
     let (adapter, name) = parse(&args.alias)?;
     let version = args
         .version
-        .parse()
+        .parse::<VersionReference>()
         .with_context(|| format!("`{}` is no version", args.version))?;
     let request = MoveAliasRequest {
         version,
@@ -80,7 +80,7 @@ fn parse(text: &str) -> anyhow::Result<(&str, AliasName)> {
         bail!("`{text}` is no alias; write it as `support@champion`");
     };
     let alias = alias
-        .parse()
+        .parse::<AliasName>()
         .with_context(|| format!("`{text}` is no alias; write it as `support@champion`"))?;
     Ok((adapter, alias))
 }
