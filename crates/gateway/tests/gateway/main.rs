@@ -4,7 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+mod contract;
+mod drain;
 mod faults;
+mod loading;
+mod probes;
 mod promotion;
 mod proxying;
-mod replica;
+mod vllm;
