@@ -14,5 +14,6 @@ pub mod jobs;
 pub mod metrics_stream;
 pub mod model_check;
 pub mod model_import;
+mod servability;
 pub mod tar_stream;
 pub mod validation;

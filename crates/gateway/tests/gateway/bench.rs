@@ -18,10 +18,8 @@ use tunesmith_gateway::{
     Gateway, GatewaySettings, ReplicaKind, ReplicaSecret, ReplicaSource, StaticReplica, router,
 };
 use tunesmith_store::{
-    Store, accounts,
+    Store,
     adapters::NewAdapterVersion,
-    base_models::{self, BaseModelDetails, NewBaseModel},
-    datasets::{self, NewDataset, Validation},
     deployments::{self, NewDeployment},
     files::StoredFile,
     jobs::{self, NewJob},
@@ -38,7 +36,10 @@ use tunesmith_types::{
     states::RevisionState,
 };
 
-use crate::vllm::{FakeVllm, recorded_probe};
+use crate::{
+    fixtures::{base_model, dataset, sign_up},
+    vllm::{FakeVllm, recorded_probe},
+};
 
 /// Everything that a test of the gateway needs.
 pub(crate) struct Bench {
@@ -62,7 +63,7 @@ pub(crate) fn name(text: &str) -> ResourceName {
     text.parse().unwrap()
 }
 
-fn digest(bytes: &[u8]) -> Sha256Digest {
+pub(crate) fn digest(bytes: &[u8]) -> Sha256Digest {
     hex::encode(Sha256::digest(bytes)).parse().unwrap()
 }
 
@@ -390,65 +391,4 @@ pub(crate) async fn text(response: Response<Body>) -> (StatusCode, String) {
 pub(crate) async fn json_of(response: Response<Body>) -> (StatusCode, Value) {
     let (status, text) = text(response).await;
     (status, serde_json::from_str(&text).unwrap())
-}
-
-async fn sign_up(store: &Store, email: &str) -> OrganizationId {
-    let new = accounts::NewAccount {
-        email,
-        password_hash: "$argon2id$",
-        organization_name: "Ada's",
-    };
-    accounts::sign_up(store, &new).await.unwrap().1.id
-}
-
-async fn base_model(store: &Store, owner: OrganizationId) -> BaseModelId {
-    let id = BaseModelId::new();
-    let new = NewBaseModel {
-        id,
-        owner: Some(owner),
-        name: &name("primer"),
-        created_by: None,
-    };
-    base_models::create(store, &new).await.unwrap();
-    let file = StoredFile {
-        name: "config.json".to_owned(),
-        key: "x".to_owned(),
-        sha256: "0".repeat(64),
-        bytes: 1,
-    };
-    let details = BaseModelDetails {
-        config: json!({}),
-        digest: digest(b"base"),
-        tokenizer_digest: digest(b"tokenizer"),
-        template_digest: None,
-        files: vec![file],
-        parameters: 1,
-        max_seq_len: 512,
-    };
-    base_models::complete(store, Some(owner), id, &details)
-        .await
-        .unwrap();
-    id
-}
-
-async fn dataset(store: &Store, organization: OrganizationId) -> DatasetId {
-    let id = DatasetId::new();
-    let new = NewDataset {
-        id,
-        name: &name("data"),
-        sha256: &digest(b"data"),
-        bytes: 1,
-        blob_key: "x",
-        created_by: None,
-    };
-    datasets::create(store, organization, &new).await.unwrap();
-    let validation = Validation {
-        valid: true,
-        examples: 1,
-        report: &json!({"errors": []}),
-    };
-    datasets::finish_validation(store, organization, id, &validation)
-        .await
-        .unwrap();
-    id
 }

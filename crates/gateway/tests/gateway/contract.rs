@@ -120,7 +120,7 @@ async fn a_model_that_is_being_made_ready_says_when_to_come_back() {
     let bench = Bench::start().await;
     bench
         .replica
-        .faults(|faults| drop(faults.stuck.insert("tone--".to_owned())));
+        .faults(|faults| faults.stuck.insert("tone--".to_owned()));
     let version = bench.publish("tone", 1).await;
     bench.deploy("helpdesk", Some(version)).await;
     let response = bench.chat("helpdesk", json!({})).await;

@@ -63,7 +63,7 @@ async fn what_may_pass_is_tried_again() {
     .await;
     bench.replica.faults(|faults| {
         let words = (500, "CUDA out of memory".to_owned());
-        drop(faults.refused.insert("tone--".to_owned(), words));
+        faults.refused.insert("tone--".to_owned(), words);
     });
     let version = bench.publish("tone", 1).await;
     bench.deploy("helpdesk", Some(version)).await;
@@ -103,7 +103,7 @@ async fn a_load_that_outlasts_its_caller_is_found_when_it_has_ended() {
     .await;
     bench.replica.faults(|faults| {
         let time = Duration::from_millis(900);
-        drop(faults.slow.insert("tone--".to_owned(), time));
+        faults.slow.insert("tone--".to_owned(), time);
     });
     let version = bench.publish("tone", 1).await;
     bench.deploy("helpdesk", Some(version)).await;
@@ -124,7 +124,7 @@ async fn an_adapter_that_hangs_holds_up_no_other() {
     .await;
     bench
         .replica
-        .faults(|faults| drop(faults.stuck.insert("stuck--".to_owned())));
+        .faults(|faults| faults.stuck.insert("stuck--".to_owned()));
     let (stuck, good) = (bench.publish("stuck", 1).await, bench.publish("good", 2).await);
     bench.deploy("stuck", Some(stuck)).await;
     while bench.replica.load_calls("stuck") == 0 {
@@ -167,11 +167,9 @@ async fn a_version_is_active_only_when_every_replica_has_it() {
     let version = bench.publish("tone", 1).await;
     let second = &bench.replicas[1];
     second.faults(|faults| {
-        drop(
-            faults
-                .slow
-                .insert("tone--".to_owned(), Duration::from_millis(600)),
-        )
+        faults
+            .slow
+            .insert("tone--".to_owned(), Duration::from_millis(600))
     });
     bench.deploy("helpdesk", Some(version)).await;
     bench.replica.wait_for(|loaded| loaded.len() == 1).await;
@@ -191,7 +189,7 @@ async fn one_replica_that_refuses_fails_the_promotion_and_nothing_else() {
     let first = bench.publish("tone", 1).await;
     bench.deploy("helpdesk", Some(first)).await;
     bench.settled("helpdesk").await;
-    bench.replicas[1].faults(|faults| drop(faults.inert.insert("tone--v2".to_owned())));
+    bench.replicas[1].faults(|faults| faults.inert.insert("tone--v2".to_owned()));
     let second = bench.publish("tone", 2).await;
     bench.promote("helpdesk", second).await;
     let revision = bench.settled("helpdesk").await;
@@ -242,11 +240,9 @@ async fn after_a_restart_requests_go_there_only_once_their_adapter_is_back() {
     bench.settled("helpdesk").await;
     let second = &bench.replicas[1];
     second.faults(|faults| {
-        drop(
-            faults
-                .slow
-                .insert("tone--".to_owned(), Duration::from_millis(300)),
-        )
+        faults
+            .slow
+            .insert("tone--".to_owned(), Duration::from_millis(300))
     });
     second.restart();
     for _ in 0..40 {
@@ -268,7 +264,7 @@ async fn what_a_new_start_loads_by_itself_is_probed_before_it_answers() {
     bench.settled("helpdesk").await;
     bench
         .replica
-        .faults(|faults| drop(faults.inert.insert("tone--".to_owned())));
+        .faults(|faults| faults.inert.insert("tone--".to_owned()));
     bench.replica.restart_with_modules();
     // The probe finds that it does not act, so it is taken off and brought again, for as long as that goes on.
     bench.replica.wait_for(std::collections::HashMap::is_empty).await;

@@ -7,6 +7,7 @@ mod bench;
 mod contract;
 mod drain;
 mod faults;
+mod fixtures;
 mod loading;
 mod probes;
 mod promotion;

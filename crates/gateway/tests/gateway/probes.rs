@@ -28,7 +28,7 @@ async fn an_adapter_that_does_nothing_or_something_else_fails_alone() {
     let bench = Bench::start().await;
     bench
         .replica
-        .faults(|faults| drop(faults.inert.insert("inert--".to_owned())));
+        .faults(|faults| faults.inert.insert("inert--".to_owned()));
     let inert = bench.publish_probed("inert", 1, 1).await;
     let wrong = bench.publish_probed("wrong", 1, 2).await;
     let good = bench.publish_probed("good", 3, 3).await;

@@ -114,7 +114,7 @@ async fn a_failed_promotion_leaves_the_active_version_alone() {
     bench.settled("helpdesk").await;
     bench.replica.faults(|faults| {
         let words = (500, "weights are corrupt".to_owned());
-        drop(faults.refused.insert("tone--v2".to_owned(), words));
+        faults.refused.insert("tone--v2".to_owned(), words);
     });
     let second = bench.publish("tone", 2).await;
     bench.promote("helpdesk", second).await;

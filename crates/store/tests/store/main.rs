@@ -14,5 +14,6 @@ mod idempotency;
 mod isolation;
 mod notifications;
 mod paging;
+mod replicas;
 mod rescue;
 mod schema;

@@ -115,19 +115,19 @@ pub(super) async fn unload(State(inner): State<Arc<Inner>>, Json(body): Json<Val
 
 /// The filling of the adapter that a request names; the base model's is 0. Files of one that was evicted are read
 /// again, inside of the engine's step: where they are gone, the step fails.
-pub(super) fn filling(inner: &Inner, model: &str) -> Result<u8, Response> {
+pub(super) fn filling(inner: &Inner, model: &str) -> Result<u8, Box<Response>> {
     if model == BASE_NAME {
         return Ok(0);
     }
     let Some(loaded) = inner.loaded.borrow().get(model).cloned() else {
         let message = format!("The model `{model}` does not exist.");
-        return Err(error(inner, 404, "NotFoundError", &message));
+        return Err(Box::new(error(inner, 404, "NotFoundError", &message)));
     };
     if !inner.resident.lock().unwrap().iter().any(|name| name == model) {
         inner.read_again.fetch_add(1, Ordering::Relaxed);
         if read_fill(&loaded.path).is_none() {
             let message = format!("EngineCore died: no such file: {}", loaded.path);
-            return Err(error(inner, 500, "InternalServerError", &message));
+            return Err(Box::new(error(inner, 500, "InternalServerError", &message)));
         }
     }
     touch(inner, model);

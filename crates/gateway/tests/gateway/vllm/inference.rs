@@ -23,7 +23,7 @@ pub(super) async fn completion(State(inner): State<Arc<Inner>>, Json(body): Json
     let model = body["model"].as_str().unwrap();
     let fill = match filling(&inner, model) {
         Ok(fill) => fill,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let (drift, ids) = {
         let faults = inner.faults.lock().unwrap();
@@ -62,7 +62,7 @@ pub(super) async fn chat(State(inner): State<Arc<Inner>>, Json(body): Json<Value
     inner.bodies.lock().unwrap().push(body.clone());
     let fill = match filling(&inner, &model) {
         Ok(fill) => fill,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let (chat_error, retry_after) = {
         let faults = inner.faults.lock().unwrap();

@@ -141,8 +141,9 @@ impl FakeVllm {
         Self { url, inner }
     }
 
-    pub(crate) fn faults(&self, change: impl FnOnce(&mut Faults)) {
-        change(&mut self.inner.faults.lock().unwrap());
+    /// What `change` returns does not matter.
+    pub(crate) fn faults<T>(&self, change: impl FnOnce(&mut Faults) -> T) {
+        drop(change(&mut self.inner.faults.lock().unwrap()));
     }
 
     /// All that was loaded is forgotten, as after a new start.
