@@ -159,16 +159,22 @@ impl Board {
         slots.retain_replicas(|key| watched.values().any(|watched| watched.key() == *key));
     }
 
-    /// Whether `place` is to be asked now; if so, it counts as being asked.
-    pub(crate) fn begin_question(&self, place: &ReplicaKey, every: Duration) -> bool {
+    /// Whether `place` is to be asked now: `every` so often, and at once where it was `doubted` since. If so, it counts
+    /// as being asked.
+    pub(crate) fn begin_question(
+        &self,
+        place: &ReplicaKey,
+        every: Duration,
+        doubted: Option<&Instant>,
+    ) -> bool {
         let mut state = self.lock();
         let Some(watched) = state.watched.get_mut(place) else {
             return false;
         };
         // A little less than the pause of the rounds, so that a round that comes on time asks.
-        let due = watched
-            .asked
-            .is_none_or(|asked| asked.elapsed() >= every * 9 / 10);
+        let due = watched.asked.is_none_or(|asked| {
+            asked.elapsed() >= every * 9 / 10 || doubted.is_some_and(|since| asked < *since)
+        });
         if watched.asking || !due {
             return false;
         }

@@ -29,6 +29,8 @@ pub(crate) struct KnownReplica {
     pub(crate) base_name: String,
     /// What it wants to see as bearer.
     pub(crate) api_key: Option<ReplicaSecret>,
+    /// When it was last seen to be well.
+    pub(crate) seen: Instant,
 }
 
 /// What is known of one replica.
@@ -62,6 +64,8 @@ struct BaseState {
     running: HashMap<ReplicaKey, Running>,
     /// When each adapter was last asked for.
     adapters_used: HashMap<String, Instant>,
+    /// Addresses that broke a request off, and when. They get no others until they were seen again.
+    doubts: HashMap<String, Instant>,
     last_used: Option<Instant>,
     /// Why there is no replica, where starting one failed.
     failure: Option<String>,
@@ -160,6 +164,12 @@ impl Fleet {
         state
             .running
             .retain(|key, running| !count(running).is_empty() || known.iter().any(|known| known.key == *key));
+        let is_well = |url: &String, doubted: &Instant| {
+            known
+                .iter()
+                .any(|known| known.key.url == *url && known.seen > *doubted)
+        };
+        state.doubts.retain(|url, doubted| !is_well(url, doubted));
         state.replicas = replicas;
         state.failure = failure;
         drop(bases);
@@ -267,6 +277,7 @@ impl Fleet {
         let able = state
             .replicas
             .iter()
+            .filter(|replica| !state.doubts.contains_key(&replica.known.key.url))
             .filter(|replica| adapter.is_none_or(|name| replica.ready.contains(name)));
         let replica = able.min_by_key(|replica| replica.in_flight())?;
         let internal = adapter.unwrap_or(&replica.known.base_name).to_owned();
@@ -291,6 +302,15 @@ impl Fleet {
         }
     }
 
+    /// Addresses of a base model that are to be asked at once, and since when.
+    pub(crate) fn doubts(&self, base: BaseModelId) -> HashMap<String, Instant> {
+        let bases = self.lock();
+        bases
+            .get(&base)
+            .map(|state| state.doubts.clone())
+            .unwrap_or_default()
+    }
+
     /// Tells the reconciler that a replica is not as it was thought to be.
     pub(crate) fn doubt(&self, base: BaseModelId, url: &str, adapter: Option<&str>) {
         if let Some(state) = self.lock().get_mut(&base) {
@@ -303,6 +323,9 @@ impl Fleet {
                     Some(name) => drop(replica.ready.remove(name)),
                     None => replica.ready.clear(),
                 }
+            }
+            if adapter.is_none() {
+                state.doubts.insert(url.to_owned(), Instant::now());
             }
         }
         self.wake.notify_one();
@@ -331,69 +354,4 @@ impl Drop for Waiting<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    fn key(url: &str, generation: u64) -> ReplicaKey {
-        ReplicaKey {
-            url: url.to_owned(),
-            generation,
-        }
-    }
-
-    fn known(url: &str, generation: u64) -> KnownReplica {
-        KnownReplica {
-            key: key(url, generation),
-            base_name: "primer".to_owned(),
-            api_key: None,
-        }
-    }
-
-    #[tokio::test]
-    async fn a_request_waits_for_its_version_and_holds_it() {
-        let fleet = Fleet::new(Arc::new(Notify::new()));
-        let base = BaseModelId::new();
-        let waiter = tokio::spawn({
-            let fleet = fleet.clone();
-            async move {
-                fleet
-                    .acquire(base, Some("a--v1-00000000"), Duration::from_secs(20))
-                    .await
-            }
-        });
-        fleet.wake.notified().await;
-        assert_eq!(fleet.load(base), 1);
-        fleet.set_replicas(base, &[known("http://a", 1)], None);
-        fleet.set_ready(base, &key("http://a", 1), "a--v1-00000000", true);
-        let lease = waiter.await.unwrap().unwrap();
-        assert_eq!(
-            (lease.url.as_str(), lease.internal.as_str()),
-            ("http://a", "a--v1-00000000")
-        );
-        assert_eq!(fleet.load(base), 1);
-        drop(lease);
-        assert_eq!(fleet.load(base), 0);
-    }
-
-    #[tokio::test]
-    async fn a_restarted_replica_has_forgotten_its_adapters() {
-        let fleet = Fleet::new(Arc::new(Notify::new()));
-        let base = BaseModelId::new();
-        fleet.set_replicas(base, &[known("http://a", 1)], None);
-        fleet.set_ready(base, &key("http://a", 1), "x", true);
-        assert!(fleet.acquire(base, Some("x"), Duration::ZERO).await.is_ok());
-        fleet.set_replicas(base, &[known("http://a", 2)], None);
-        assert_eq!(
-            fleet.acquire(base, Some("x"), Duration::ZERO).await.unwrap_err(),
-            Unavailable::Starting
-        );
-        assert_eq!(
-            fleet.acquire(base, None, Duration::ZERO).await.unwrap().internal,
-            "primer"
-        );
-        fleet.set_replicas(base, &[], Some("no memory".to_owned()));
-        let error = fleet.acquire(base, None, Duration::ZERO).await.unwrap_err();
-        assert_eq!(error, Unavailable::Failed("no memory".to_owned()));
-    }
-}
+mod tests;

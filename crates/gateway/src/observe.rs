@@ -14,8 +14,10 @@ use crate::{
 
 /// Asks each of `places` that is due, beside everything else; a silent one holds up nobody.
 pub(crate) fn ask(context: &Context, base: BaseModelId, places: &[ReplicaPlace], board: &Arc<Board>) {
+    let doubts = context.fleet.doubts(base);
     for place in places {
-        if !board.begin_question(&place.key, context.settings.reconcile_every) {
+        let doubted = doubts.get(&place.key.url);
+        if !board.begin_question(&place.key, context.settings.reconcile_every, doubted) {
             continue;
         }
         let (context, place, shared) = (context.clone(), place.clone(), Arc::clone(board));

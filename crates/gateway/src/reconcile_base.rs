@@ -86,6 +86,7 @@ fn know(
             key: replica.key.clone(),
             base_name: replica.seen.base_name.clone(),
             api_key: replica.place.api_key.clone(),
+            seen: replica.seen.taken,
         })
         .collect();
     let silent = known.is_empty() && !board.is_unasked();

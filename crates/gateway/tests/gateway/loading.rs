@@ -229,6 +229,25 @@ async fn a_replica_that_stays_silent_is_not_waited_for_and_catches_up_when_it_is
 }
 
 #[tokio::test]
+async fn a_replica_that_breaks_off_costs_no_request() {
+    let bench = Bench::with(Setup {
+        replicas: 2,
+        settings: |settings| settings.reconcile_every = Duration::from_secs(2),
+        ..Setup::default()
+    })
+    .await;
+    let version = bench.publish("tone", 1).await;
+    bench.deploy("helpdesk", Some(version)).await;
+    bench.settled("helpdesk").await;
+    bench.replicas[1].faults(|faults| faults.broken = true);
+    for model in ["primer", "helpdesk"].iter().cycle().take(12) {
+        let (status, answer) = json_of(bench.chat(model, json!({})).await).await;
+        assert_eq!(status.as_u16(), 200, "{model}: {answer}");
+    }
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn after_a_restart_requests_go_there_only_once_their_adapter_is_back() {
     let bench = Bench::with(Setup {
         replicas: 2,

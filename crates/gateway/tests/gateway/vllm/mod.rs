@@ -51,6 +51,8 @@ pub(crate) struct Faults {
     pub(crate) unhealthy: bool,
     /// Nothing is answered.
     pub(crate) hung: bool,
+    /// Every connection breaks off.
+    pub(crate) broken: bool,
     /// Adapters kept in memory; others are read again when they are used.
     pub(crate) max_cpu_loras: Option<usize>,
     /// Adapters with running requests of other gateways.
@@ -225,10 +227,17 @@ fn error(inner: &Inner, status: u16, kind: &str, message: &str) -> Response {
 /// What stands before all routes: a server that hangs, routes that are not there, the key.
 async fn guard(State(inner): State<Arc<Inner>>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
-    let (hung, no_runtime_loading, api_key) = {
+    let (hung, broken, no_runtime_loading, api_key) = {
         let faults = inner.faults.lock().unwrap();
-        (faults.hung, faults.no_runtime_loading, faults.api_key.clone())
+        (
+            faults.hung,
+            faults.broken,
+            faults.no_runtime_loading,
+            faults.api_key.clone(),
+        )
     };
+    // A panic ends the task of the connection, and with it the connection.
+    assert!(!broken, "the connection is to break off");
     if hung {
         std::future::pending::<()>().await;
     }
