@@ -29,10 +29,13 @@ pub(crate) struct BaseModel {
     pub(crate) name: ResourceName,
     pub(crate) digest: Sha256Digest,
     pub(crate) files: Vec<StoredFile>,
+    /// Whether it is everybody's.
+    pub(crate) shared: bool,
 }
 
 impl BaseModel {
     fn ready(model: base_models::BaseModel) -> Option<Self> {
+        let shared = model.organization_id.is_none();
         let base_models::BaseModel {
             id, name, details, ..
         } = model;
@@ -42,6 +45,7 @@ impl BaseModel {
             name,
             digest,
             files,
+            shared,
         })
     }
 }
@@ -82,6 +86,11 @@ pub(crate) struct Catalogue {
 impl Catalogue {
     pub(crate) fn new(store: Store) -> Self {
         Self { store }
+    }
+
+    /// The store itself.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Everything that replicas ought to serve, for all organizations.

@@ -4,13 +4,22 @@
 //! A request names a deployment or a base model of its organization. `resolve` finds the version that answers,
 //! `fleet` the replica that holds it, `proxy` forwards an allow-listed body under the replica's own name for the
 //! version and writes the public name back into every answer and every streamed chunk. `reconciler` works from the
-//! other side: what ought to be loaded against what `GET /v1/models` of each replica says.
+//! other side: what ought to be loaded against what each replica says of itself. Each base model has a `board` of what
+//! is known; rounds (`reconcile_base`) decide from it and start tasks: `observe` asks a replica, `load` brings an adapter,
+//! `drain` takes one off.
 
+mod board;
+mod capacity;
 mod catalogue;
+mod drain;
 mod error;
 mod fleet;
+mod golden;
+mod load;
 mod local_engines;
+mod lora_metrics;
 mod models;
+mod observe;
 mod probe;
 mod proxy;
 mod reconcile_base;
@@ -20,9 +29,11 @@ mod request;
 mod resolve;
 mod routes;
 mod settings;
+mod slots;
 mod source;
 mod staging;
 mod stream;
+mod sweep;
 mod upstream_error;
 
 pub use error::GatewayError;
@@ -30,5 +41,6 @@ pub use local_engines::LocalEngines;
 pub use models::{Model, ModelList};
 pub use reconciler::Reconciler;
 pub use routes::{Gateway, openapi, router};
-pub use settings::{GatewaySettings, LocalEngineSettings, StaticReplica};
+pub use settings::{GatewaySettings, LocalEngineSettings, ReplicaSecret, StaticReplica};
 pub use source::ReplicaSource;
+pub use tunesmith_store::replicas::ReplicaKind;

@@ -60,9 +60,8 @@ async fn connect(
             .await;
         let lease = lease.map_err(|reason| unavailable(&request.model, reason))?;
         let url = format!("{}{}", lease.url, request.endpoint.path());
-        let answer = gateway
-            .http
-            .post(url)
+        let answer = lease
+            .authorize(gateway.http.post(url))
             .json(&request.body(&lease.internal))
             .send()
             .await;

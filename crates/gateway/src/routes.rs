@@ -49,9 +49,7 @@ impl Gateway {
         settings: GatewaySettings,
     ) -> Result<(Self, Reconciler), reqwest::Error> {
         let wake = Arc::new(Notify::new());
-        if let ReplicaSource::Local(engines) = &source {
-            engines.set_wake(Arc::clone(&wake));
-        }
+        source.set_wake(&wake);
         let http = reqwest::Client::builder()
             .no_proxy()
             .read_timeout(settings.read_timeout)
@@ -107,6 +105,7 @@ fn operations() -> OpenApiRouter<Gateway> {
         (status = 400, description = "The request is wrong", body = ErrorBody),
         (status = 401, description = "No valid credentials", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
+        (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 429, description = "The model is full; see retry-after", body = ErrorBody),
         (status = 503, description = "The model is being made ready; see retry-after", body = ErrorBody),
     )
@@ -130,6 +129,7 @@ async fn create_chat_completion(
         (status = 400, description = "The request is wrong", body = ErrorBody),
         (status = 401, description = "No valid credentials", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
+        (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 429, description = "The model is full; see retry-after", body = ErrorBody),
         (status = 503, description = "The model is being made ready; see retry-after", body = ErrorBody),
     )
@@ -148,10 +148,7 @@ async fn complete(
     endpoint: Endpoint,
     body: Result<Json<Value>, JsonRejection>,
 ) -> Result<Response, GatewayError> {
-    let Json(body) = body.map_err(|rejection| GatewayError::Invalid {
-        param: None,
-        message: format!("The body is not usable JSON: {}.", rejection.body_text()),
-    })?;
+    let Json(body) = body.map_err(|rejection| GatewayError::unreadable(&rejection, MAX_BODY))?;
     proxy::forward(gateway, organization, ModelRequest::parse(endpoint, body)?).await
 }
 

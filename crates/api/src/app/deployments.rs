@@ -13,7 +13,7 @@ use tunesmith_types::principal::Principal;
 use tunesmith_types::states::BaseModelState;
 
 use super::adapters::VERSION_KIND;
-use super::base_models;
+use super::{base_models, servability};
 use crate::error::{ApiError, OrNotFound};
 use crate::state::ApiState;
 
@@ -193,11 +193,13 @@ async fn find_version(
         return Err(ApiError::unknown(VERSION_KIND, "adapter", reference));
     }
     let found = adapters::find_version(&state.store, organization, adapter, number).await;
-    found.or_unknown(
+    let version = found.or_unknown(
         VERSION_KIND,
         if number.is_some() { "version" } else { "adapter" },
         reference,
-    )
+    )?;
+    servability::require_of_version(state, &version).await?;
+    Ok(version)
 }
 
 fn require_base(

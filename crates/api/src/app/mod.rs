@@ -18,5 +18,6 @@ pub mod lineage;
 pub mod metrics_stream;
 pub mod model_check;
 pub mod model_import;
+mod servability;
 pub mod tar_stream;
 pub mod validation;

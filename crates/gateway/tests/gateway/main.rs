@@ -4,7 +4,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+mod contract;
+mod drain;
 mod faults;
+mod fixtures;
+mod loading;
+mod probes;
 mod promotion;
 mod proxying;
-mod replica;
+mod vllm;

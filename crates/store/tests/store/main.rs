@@ -16,6 +16,7 @@ mod isolation;
 mod lineage;
 mod notifications;
 mod paging;
+mod replicas;
 mod rescue;
 mod schema;
 mod tombstones;
