@@ -4,6 +4,7 @@ mod account;
 mod adapters;
 mod api_keys;
 mod base_models;
+mod bench;
 mod chat;
 mod datasets;
 mod demo;
@@ -33,6 +34,7 @@ pub(crate) async fn run(cli: Cli, printer: Printer) -> anyhow::Result<ExitCode> 
         Command::Migrate => platform::migrate(printer).await,
         Command::Openapi => platform::openapi(printer),
         Command::Demo(args) => demo::run(args, printer).await,
+        Command::Bench(args) => bench::run(global, args, printer).await,
         client_command => run_client(client_command, &global, printer).await,
     }
 }
@@ -57,7 +59,8 @@ async fn run_client(command: Command, global: &Global, printer: Printer) -> anyh
         | Command::Worker(_)
         | Command::Migrate
         | Command::Openapi
-        | Command::Demo(_) => unreachable!("invariant: handled by `run`"),
+        | Command::Demo(_)
+        | Command::Bench(_) => unreachable!("invariant: handled by `run`"),
     }
 }
 
