@@ -19,7 +19,9 @@ _DEVIATION = 0.02
 
 def make_adapters(shape: Shape, folder: Path, count: int) -> list[Path]:
     """Writes `count` adapters into folders under `folder` unless they are there, and returns those folders."""
-    return [_make_adapter(shape, folder / f"adapters-{shape.name}-r{RANK}" / f"{seed:03}", seed) for seed in range(count)]
+    return [
+        _make_adapter(shape, folder / f"adapters-{shape.name}-r{RANK}" / f"{seed:03}", seed) for seed in range(count)
+    ]
 
 
 def _make_adapter(shape: Shape, place: Path, seed: int) -> Path:

@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 from http_load import Client
 from process import thread_environment
@@ -94,7 +93,7 @@ class Engine:
             self._child.wait()
         self._scratch.cleanup()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Engine":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from engine_side import BASE_NAME, Engine
 from http_load import Answer
 from peer_process import Peer
 from prompts import Prompts, evenly, spread, zipf
+
+_Result = TypeVar("_Result")
 
 # What the requests ask for, in the order of the tables.
 COLUMNS = {
@@ -59,7 +61,7 @@ class Side(Protocol):
         """Tokens per second, prompts included in the time; None where the program is not asked for it."""
 
 
-def repeat[T](seconds: float, once: Callable[[], T]) -> list[T]:
+def repeat(seconds: float, once: Callable[[], _Result]) -> list[_Result]:
     """Results of `once` until `seconds` are over; one at least."""
     until = time.perf_counter() + seconds
     results = [once()]
@@ -74,7 +76,14 @@ class Ours:
     name = "ours"
 
     def __init__(
-        self, executable: Path, model: Path, merged: Path, adapters: Sequence[Path], dtype: str, threads: int, columns: Sequence[str]
+        self,
+        executable: Path,
+        model: Path,
+        merged: Path,
+        adapters: Sequence[Path],
+        dtype: str,
+        threads: int,
+        columns: Sequence[str],
     ) -> None:
         self._prompts = Prompts(1)
         self._columns = list(columns)
@@ -208,7 +217,9 @@ class Peers:
         answer = self._peers[column].ask(do="generate", column=column, prompts=prompts, tokens=tokens)
         if answer["tokens"] != tokens * len(lengths) or answer["prompt_tokens"] != sum(lengths):
             made = f"{answer['tokens']} tokens on {answer['prompt_tokens']}"
-            raise RuntimeError(f"{self.name} made {made}, where {tokens * len(lengths)} on {sum(lengths)} were asked for")
+            raise RuntimeError(
+                f"{self.name} made {made}, where {tokens * len(lengths)} on {sum(lengths)} were asked for"
+            )
         return answer
 
     def __enter__(self) -> "Peers":

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from process import thread_environment
 
@@ -57,7 +57,7 @@ class Peer:
             self._child.wait()
         self._log.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Peer":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from vocabulary import words
 
-_WORDS = words(4000)
+# As many as the smallest vocabulary, of 2,048 entries, has.
+_WORDS = words(800)
 
 
 class Prompts:
