@@ -4,6 +4,7 @@ README.md says how."""
 import argparse
 import json
 import os
+import shlex
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -28,7 +29,8 @@ from report import table
 from swap import measure_swap
 
 _PEERS = ["generate", "mistral.rs"]
-_SPARE = 2
+# Adapters beside the loaded ones, which are swapped in and out.
+_SPARE = 4
 _SHAPES = CPU_SHAPES | {"tiny": TINY_SHAPE}
 
 
@@ -47,6 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--tunesmith", type=Path, default=executable("tunesmith", "TUNESMITH_EXECUTABLE"), help="[default: %(default)s]"
     )
+    add("--engine-options", default="", help="more options of `tunesmith-engine serve`, in one text")
     add("--folder", type=Path, default=cache, help="of models and adapters [default: %(default)s]")
     add("--model", choices=list(_SHAPES), default="110m", help="[default: %(default)s]")
     add("--precisions", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
@@ -103,7 +106,16 @@ def measure_precision(options: argparse.Namespace, dtype: str) -> Precision:
     found = Precision(dtype, shape, shape.parameters() * bytes_per_weight, options.at_once)
     with ExitStack() as stack:
         say(f"{dtype}: starting the engines and the peers")
-        ours = Ours(options.engine, model, merged, adapters, dtype, options.threads, options.columns)
+        ours = Ours(
+            options.engine,
+            model,
+            merged,
+            adapters,
+            dtype,
+            options.threads,
+            options.columns,
+            shlex.split(options.engine_options),
+        )
         stack.enter_context(ours)
         compared = peers(options, model, adapters[0], dtype, stack)
         sides: list[Side] = [ours, *compared]

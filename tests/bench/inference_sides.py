@@ -47,6 +47,14 @@ class Single:
     # After the first token of each.
     tokens_per_second: float
 
+    @staticmethod
+    def of(answers: Sequence[tuple[float, int, float]]) -> "Single":
+        """`answers`: seconds to the first token, number of tokens, seconds from the first to the last."""
+        decoded = sum(tokens - 1 for _, tokens, _ in answers)
+        # Where a busy machine brings all of a short answer at once, there is nothing to measure.
+        seconds = max(sum(seconds for _, _, seconds in answers), 1e-6)
+        return Single([first for first, _, _ in answers], decoded / seconds)
+
 
 class Side(Protocol):
     """A program that is measured."""
@@ -84,6 +92,7 @@ class Ours:
         dtype: str,
         threads: int,
         columns: Sequence[str],
+        options: Sequence[str],
     ) -> None:
         self._prompts = Prompts(1)
         self._columns = list(columns)
@@ -94,7 +103,7 @@ class Ours:
         def start(folder: Path, *wanted: str, adapters: Sequence[tuple[str, Path]] = ()) -> Engine | None:
             if not set(wanted) & set(columns):
                 return None
-            return self._stack.enter_context(Engine(executable, folder, dtype, threads, adapters))
+            return self._stack.enter_context(Engine(executable, folder, dtype, threads, adapters, options))
 
         with ExitStack() as undo:
             undo.push(self._stack)
@@ -125,9 +134,7 @@ class Ours:
             return check(client.ask([body])[0], work.prompt_tokens, work.output_tokens)
 
         answers = repeat(work.seconds, once)
-        decoded = sum(answer.tokens - 1 for answer in answers)
-        seconds = sum(answer.decoding for answer in answers)
-        return Single([answer.first_token for answer in answers], decoded / seconds)
+        return Single.of([(answer.first_token, answer.tokens, answer.decoding) for answer in answers])
 
     def together(self, column: str, work: Work) -> float | None:
         client = self._engine(column).client
@@ -197,9 +204,7 @@ class Peers:
             return self._generate(column, [work.prompt_tokens], work.output_tokens)
 
         answers = repeat(work.seconds, once)
-        decoded = sum(answer["tokens"] - 1 for answer in answers)
-        seconds = sum(answer["decoding"] for answer in answers)
-        return Single([answer["first_token"] for answer in answers], decoded / seconds)
+        return Single.of([(answer["first_token"], answer["tokens"], answer["decoding"]) for answer in answers])
 
     def together(self, column: str, work: Work) -> float | None:
         if not self._batches:
