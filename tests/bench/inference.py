@@ -52,7 +52,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--engine-options", default="", help="more options of `tunesmith-engine serve`, in one text")
     add("--folder", type=Path, default=cache, help="of models and adapters [default: %(default)s]")
     add("--model", choices=list(_SHAPES), default="110m", help="[default: %(default)s]")
-    add("--precisions", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    add(
+        "--precisions",
+        nargs="*",
+        choices=["float32", "bfloat16"],
+        default=["float32", "bfloat16"],
+        help="[default: both]",
+    )
     add("--columns", nargs="+", choices=list(COLUMNS), default=list(COLUMNS), help="of ours [default: all]")
     add("--peers", nargs="*", choices=_PEERS, default=_PEERS, help="[default: both]")
     add("--rounds", type=int, default=3, help="times that every side runs [default: 3]")

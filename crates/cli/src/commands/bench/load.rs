@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::{
     sync::mpsc::{UnboundedSender, unbounded_channel},
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::{
@@ -27,6 +27,9 @@ use crate::{
 
 /// Names the version that answered.
 const VERSION_HEADER: &str = "x-tunesmith-version";
+
+/// A server that refuses at once is not asked again at once.
+const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// When requests are sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -125,6 +128,10 @@ pub(super) async fn run(client: &Arc<ApiClient>, args: &Arc<BenchArgs>, load: Lo
     }
 }
 
+/// A request was not answered; what became of it was told already.
+#[derive(Debug)]
+struct Refused;
+
 /// What a sender of requests holds. The results end when the last of them is dropped.
 #[derive(Debug, Clone)]
 struct Asking {
@@ -139,7 +146,9 @@ struct Asking {
 impl Asking {
     async fn one_after_another(self) {
         while let Some(number) = self.next(Instant::now()) {
-            self.ask(number).await;
+            if self.ask(number, Instant::now()).await.is_err() {
+                sleep(PAUSE_AFTER_ERROR).await;
+            }
         }
     }
 
@@ -151,7 +160,7 @@ impl Asking {
         while let Some(number) = self.next(at) {
             sleep_until(at).await;
             let asking = self.clone();
-            requests.spawn(async move { asking.ask(number).await });
+            requests.spawn(async move { asking.ask(number, at).await.ok() });
             while requests.try_join_next().is_some() {}
             at += pause(&mut random, rate);
         }
@@ -168,12 +177,14 @@ impl Asking {
         goes.then_some(number)
     }
 
-    async fn ask(&self, number: u64) {
-        let began = Instant::now();
+    /// Sends one request. Its times count from `began`, when it was due.
+    async fn ask(&self, number: u64, began: Instant) -> Result<(), Refused> {
         let outcome = answer(&self.client, &self.args, number, began).await;
+        let answered = outcome.as_ref().map(drop).map_err(|_| Refused);
         let latency = began.elapsed();
         // Nobody listens any more after Ctrl-C.
         let _ = self.results.send(Sample { latency, outcome });
+        answered
     }
 }
 
