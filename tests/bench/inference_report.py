@@ -37,6 +37,8 @@ class Precision:
     shape: Shape
     weight_bytes: int
     at_once: int
+    # The number format of the matmul rate.
+    multiplied_in: str
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
     # Bytes and operations per second, of each round.
     bandwidths: list[float] = field(default_factory=list)
@@ -74,8 +76,8 @@ class Precision:
         gigabytes, gigaflops = max(self.bandwidths) / 1e9, max(self.matmul_rates) / 1e9
         lines = [
             f"{self.shape.name}, {self.name}: {self.weight_bytes / 1e6:,.0f} MB of weights; memory reads {gigabytes:.1f} GB/s "
-            f"({min(self.bandwidths) / 1e9:.1f} at the least), so at most {self.single_bound:,.0f} tokens/s alone; matmul "
-            f"{gigaflops:,.0f} GFLOP/s, so at most {self.together_bound:,.0f} tokens/s together ({self.at_once} at once)",
+            f"({min(self.bandwidths) / 1e9:.1f} at the least), so at most {self.single_bound:,.0f} tokens/s alone; matmul in "
+            f"{self.multiplied_in} {gigaflops:,.0f} GFLOP/s, so at most {self.together_bound:,.0f} tokens/s together ({self.at_once} at once)",
             table([self._row(side, column) for side, column in self.cells], _HEADER),
         ]
         if self.http_seconds is not None:
@@ -122,6 +124,7 @@ class Precision:
             "weight_bytes": self.weight_bytes,
             "bandwidth_bytes_per_second": self.bandwidths,
             "matmul_flops_per_second": self.matmul_rates,
+            "multiplied_in": self.multiplied_in,
             "at_once": self.at_once,
             "cells": cells,
             "swaps": [swap.as_json() for swap in self.swaps],

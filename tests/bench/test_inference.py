@@ -151,7 +151,7 @@ class Numbers(unittest.TestCase):
 
     def test_bounds_and_shares(self) -> None:
         shape = CPU_SHAPES["110m"]
-        found = Precision("float32", shape, shape.parameters() * 4, at_once=16)
+        found = Precision("float32", shape, shape.parameters() * 4, at_once=16, multiplied_in="float32")
         found.bandwidths, found.matmul_rates = [20e9, 29.7e9], [210e9]
         found.cell("ours", "base").single = [40.0, 50.0, 30.0]
         self.assertAlmostEqual(found.single_bound, 67.8, delta=0.1)
@@ -164,7 +164,7 @@ class Numbers(unittest.TestCase):
 
     def test_targets(self) -> None:
         shape = CPU_SHAPES["110m"]
-        found = Precision("float32", shape, shape.parameters() * 4, at_once=16)
+        found = Precision("float32", shape, shape.parameters() * 4, at_once=16, multiplied_in="float32")
         found.bandwidths, found.matmul_rates = [29.7e9], [210e9]
         for column, speed in (("base", 60.0), ("one", 57.0), ("eight", 45.0), ("merged", 60.0)):
             found.cell("ours", column).single = [speed]
