@@ -71,8 +71,9 @@ class Platform:
             environment.pop(name, None)
         with open(self._log, "wb") as log:
             self._child = subprocess.Popen(
-                [*command, "--ready-file", str(ready)],
-                stdin=subprocess.DEVNULL,
+                [*command, "--ready-file", str(ready), "--supervised"],
+                # Closed where this process ends, however it ends, and the platform ends with it.
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 env=environment,

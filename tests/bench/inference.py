@@ -5,6 +5,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -206,6 +207,8 @@ def measure_overhead(options: argparse.Namespace) -> tuple[Overhead | None, str]
 
 def main() -> None:
     options = parse_arguments()
+    # So that folders and processes are cleaned up after.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: told to end"))
     if not options.engine.exists():
         sys.exit(f"bench: no executable {options.engine}; run `make build`, or name one in TUNESMITH_ENGINE")
     where = machine()
