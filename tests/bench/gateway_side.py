@@ -1,5 +1,5 @@
-"""What the gateway adds to the time to the first token: `tunesmith up` in a folder of its own, one model, one deployment,
-and the same requests through the gateway and straight to the engine that it started.
+"""What the gateway adds to the time to the first token: `tunesmith up` in a folder of its own, one model, one
+deployment, and the same requests through the gateway and straight to the engine that it started.
 """
 
 import json

@@ -79,7 +79,7 @@ def repeat(seconds: float, once: Callable[[], _Result]) -> list[_Result]:
 
 
 class Ours:
-    """Three engines: without adapters, with 64 of them, and on the merged model. One is asked at a time; the others sleep."""
+    """Engines without adapters, with 64 of them, and on the merged model. One is asked at a time; the others sleep."""
 
     name = "ours"
 
