@@ -1,13 +1,13 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo up test test-gpu check lint docs parity bench bench-gpu openapi sqlx base-model examples clean
+.PHONY: help setup build demo up test test-gpu check lint docs parity bench bench-gpu bench-inference openapi sqlx base-model examples clean
 
 TARGET_DIRECTORY = $(shell cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
 EXECUTABLES := tunesmith tunesmith-trainer tunesmith-engine
 
 help: ## Say what each command does
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: ## Put LibTorch and PostgreSQL into the user's cache folder (nothing is downloaded twice)
 	@python3 scripts/setup.py
@@ -49,6 +49,9 @@ bench: build ## Training speed and memory beside PEFT and TRL, on the CPU (insta
 
 bench-gpu: ## The same on a GPU beside PEFT; tests/bench/README.md says what it needs
 	tests/bench/run.sh bench_gpu.py $(BENCH)
+
+bench-inference: build ## Inference beside generate with PEFT and mistral.rs, on the CPU, and what the gateway adds
+	tests/bench/run.sh inference.py $(BENCH)
 
 openapi: setup ## Write openapi/openapi.json anew
 	cargo run --locked --quiet -p tunesmith-cli --bin tunesmith -- openapi > openapi/openapi.json.new

@@ -1,5 +1,6 @@
 """Medians, spread, ratios and the table of targets, as text and as JSON."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,12 @@ class Spread:
 
     def as_json(self) -> dict[str, float]:
         return {"median": self.median, "least": self.least, "greatest": self.greatest}
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """By nearest rank, so it is a value that was measured."""
+    ordered = sorted(values)
+    return ordered[max(math.ceil(len(ordered) * percent / 100), 1) - 1]
 
 
 @dataclass(frozen=True)

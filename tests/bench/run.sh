@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# `make bench` and `make bench-gpu`: run.sh bench.py|bench_gpu.py [options]. README.md beside this script says what they do.
+# `make bench`, `bench-gpu` and `bench-inference`: run.sh bench.py|bench_gpu.py|inference.py [options]. README.md says more.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod bench;
 mod isolation;
 mod kill;
 mod openapi;

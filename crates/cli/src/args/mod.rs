@@ -1,6 +1,7 @@
 //! The command line, as clap reads it. Nothing here does anything.
 
 pub(crate) mod aliases;
+pub(crate) mod bench;
 pub(crate) mod client;
 mod hyperparameters;
 pub(crate) mod jobs;
@@ -74,6 +75,8 @@ pub(crate) enum Command {
     Chat(client::ChatArgs),
     /// Score a model on held-out examples.
     Evaluate(client::EvaluateArgs),
+    /// Put load on a deployment, or on any OpenAI-compatible server, and measure what comes back.
+    Bench(bench::BenchArgs),
 }
 
 impl Command {

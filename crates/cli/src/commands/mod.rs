@@ -5,6 +5,7 @@ mod adapters;
 mod aliases;
 mod api_keys;
 mod base_models;
+mod bench;
 mod chat;
 mod datasets;
 mod demo;
@@ -35,6 +36,7 @@ pub(crate) async fn run(cli: Cli, printer: Printer) -> anyhow::Result<ExitCode> 
         Command::Migrate => platform::migrate(printer).await,
         Command::Openapi => platform::openapi(printer),
         Command::Demo(args) => demo::run(args, printer).await,
+        Command::Bench(args) => bench::run(global, args, printer).await,
         client_command => run_client(client_command, &global, printer).await,
     }
 }
@@ -59,7 +61,8 @@ async fn run_client(command: Command, global: &Global, printer: Printer) -> anyh
         | Command::Worker(_)
         | Command::Migrate
         | Command::Openapi
-        | Command::Demo(_) => unreachable!("invariant: handled by `run`"),
+        | Command::Demo(_)
+        | Command::Bench(_) => unreachable!("invariant: handled by `run`"),
     }
 }
 
