@@ -12,5 +12,7 @@ pub mod list;
 pub mod names;
 pub mod principal;
 pub mod probe;
+pub mod rollouts;
 pub mod states;
+pub mod statistics;
 pub mod trainer;
