@@ -14,5 +14,7 @@ mod idempotency;
 mod isolation;
 mod notifications;
 mod paging;
+mod requests;
 mod rescue;
+mod rollouts;
 mod schema;
