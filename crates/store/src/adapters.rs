@@ -330,3 +330,32 @@ pub(crate) async fn versions_by_id(
         .await?;
     rows.into_iter().map(AdapterVersion::try_from).collect()
 }
+
+/// Keeps these versions from being deleted until the caller's transaction ends.
+///
+/// # Errors
+/// [`StoreError::NotFound`] where one is deleted already, or another organization's.
+pub(crate) async fn keep(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    versions: &[Uuid],
+) -> Result<(), StoreError> {
+    let locked = sqlx::query!(
+        "select id from adapter_versions where organization_id = $1 and id = any($2) order by id for share",
+        organization.uuid(),
+        versions,
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    // A statement of its own: what was deleted while the one before waited is seen only now.
+    let deleted = sqlx::query_scalar!(
+        "select exists (select from adapter_version_tombstones where adapter_version_id = any($1)) as \"deleted!\"",
+        versions,
+    )
+    .fetch_one(connection)
+    .await?;
+    if deleted || locked.len() < versions.len() {
+        return Err(StoreError::NotFound("adapter version"));
+    }
+    Ok(())
+}

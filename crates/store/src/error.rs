@@ -11,6 +11,9 @@ pub enum StoreError {
     /// The request contradicts what is stored; sending it again gives the same answer.
     #[error("{0}")]
     Conflict(Conflict),
+    /// It would go, but not for a caller of this role.
+    #[error("{0}")]
+    Forbidden(Conflict),
     /// The caller no longer holds the job: it must stop, and none of its writes has had an effect.
     #[error("the lease on the job is lost")]
     LeaseLost,
@@ -77,6 +80,19 @@ impl StoreError {
         message: impl Into<String>,
     ) -> Self {
         Self::Conflict(Conflict {
+            code,
+            param,
+            message: message.into(),
+        })
+    }
+
+    /// A change that the caller's role does not allow.
+    pub(crate) fn forbidden(
+        code: &'static str,
+        param: Option<&'static str>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self::Forbidden(Conflict {
             code,
             param,
             message: message.into(),

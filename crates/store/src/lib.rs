@@ -7,6 +7,8 @@
 
 pub mod accounts;
 pub mod adapters;
+pub mod alias_history;
+pub mod aliases;
 pub mod api_keys;
 pub mod base_models;
 pub mod checkpoints;

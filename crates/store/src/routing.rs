@@ -220,6 +220,8 @@ fn routed(
         state: stored("deployment_revisions.state", &row.state)?,
         loaded: row.loaded,
         routes: resolved,
-        mirror: mirror.zip(percent).map(|(version, percent)| MirrorRoute { version, percent }),
+        mirror: mirror
+            .zip(percent)
+            .map(|(version, percent)| MirrorRoute { version, percent }),
     })
 }

@@ -110,6 +110,8 @@ typed_ids! {
     AdapterId, "adp", "an adapter";
     /// One immutable numbered version of an adapter.
     AdapterVersionId, "ver", "an adapter version";
+    /// One change of an alias of an adapter.
+    AliasMoveId, "mov", "a move of an alias";
     /// A secret of an organization for programs.
     ApiKeyId, "key", "an API key";
     /// A frozen pre-trained model of the catalogue.

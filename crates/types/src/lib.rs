@@ -16,3 +16,4 @@ pub mod rollouts;
 pub mod states;
 pub mod statistics;
 pub mod trainer;
+pub mod version_reference;

@@ -35,7 +35,10 @@ pub struct Sample {
     pub variance: f64,
 }
 
-#[allow(clippy::cast_precision_loss, reason = "counts of requests stay far below 2^53")]
+#[allow(
+    clippy::cast_precision_loss,
+    reason = "counts of requests stay far below 2^53"
+)]
 const fn real(count: u64) -> f64 {
     count as f64
 }
@@ -90,8 +93,8 @@ impl Sample {
                 high: value,
             });
         }
-        let freedom = (a + b).powi(2)
-            / (a * a / (real(self.count) - 1.0) + b * b / (real(other.count) - 1.0));
+        let freedom =
+            (a + b).powi(2) / (a * a / (real(self.count) - 1.0) + b * b / (real(other.count) - 1.0));
         let half = student_975(freedom) * error;
         Some(Estimate {
             value,
@@ -227,7 +230,11 @@ mod tests {
     /// Newcombe (1998), "Two-sided confidence intervals for the single proportion": 81/263, 15/148, 0/20.
     #[test]
     fn wilsons_interval_agrees_with_the_literature() {
-        for (hits, total, low, high) in [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)] {
+        for (hits, total, low, high) in [
+            (81, 263, 0.2553, 0.3662),
+            (15, 148, 0.0624, 0.1605),
+            (0, 20, 0.0, 0.1611),
+        ] {
             let found = Share { hits, total }.wilson().unwrap();
             near(found.low, low);
             near(found.high, high);
@@ -255,10 +262,7 @@ mod tests {
         assert!((19.0..20.0).contains(&freedom) && (2.085..2.095).contains(&student_975(freedom)));
         let single = Sample { count: 1, ..a };
         assert_eq!(single.less(b), None);
-        let flat = Sample {
-            variance: 0.0,
-            ..a
-        };
+        let flat = Sample { variance: 0.0, ..a };
         assert_eq!(flat.less(flat).unwrap().high, 0.0);
     }
 }

@@ -3,8 +3,8 @@
 use sqlx::PgConnection;
 use tunesmith_types::{
     ids::{AdapterId, AdapterVersionId, DeploymentId, OrganizationId, UserId},
-    names::ResourceName,
     states::RevisionKind,
+    version_reference::AliasName,
 };
 use uuid::Uuid;
 
@@ -22,7 +22,7 @@ pub async fn follow_alias(
     connection: &mut PgConnection,
     organization: OrganizationId,
     adapter: AdapterId,
-    alias: &ResourceName,
+    alias: &AliasName,
     version: AdapterVersionId,
     moved_by: Option<UserId>,
 ) -> Result<Vec<DeploymentId>, StoreError> {
@@ -65,13 +65,15 @@ pub async fn follow_alias(
 fn redirected(
     mut routes: Vec<Route>,
     of_adapter: &[Uuid],
-    alias: &ResourceName,
+    alias: &AliasName,
     version: AdapterVersionId,
 ) -> Option<Vec<Route>> {
     let mut changed = false;
     for route in &mut routes {
         let follows = route.alias.as_ref() == Some(alias)
-            && route.adapter_version_id.is_some_and(|id| of_adapter.contains(&id.uuid()));
+            && route
+                .adapter_version_id
+                .is_some_and(|id| of_adapter.contains(&id.uuid()));
         if follows && route.adapter_version_id != Some(version) {
             route.adapter_version_id = Some(version);
             changed = true;

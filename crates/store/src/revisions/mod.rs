@@ -11,16 +11,16 @@ use serde_json::Value;
 use tunesmith_types::{
     ids::{AdapterVersionId, DeploymentId, DeploymentRevisionId, OrganizationId, UserId},
     list::Page,
-    names::ResourceName,
     states::{RevisionKind, RevisionState},
+    version_reference::AliasName,
 };
 use uuid::Uuid;
 
+pub(crate) use self::write::{insert, lock, require_versions};
 pub use self::{
     alias::follow_alias,
     write::{NewRevision, activate, create, fail, set_loaded},
 };
-pub(crate) use self::write::{insert, lock, require_versions};
 use crate::{
     Store, StoreError,
     error::{stored, stored_json},
@@ -36,7 +36,7 @@ pub struct Route {
     pub weight: u8,
     /// The alias by which the version was named: when it moves, the deployment follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub alias: Option<ResourceName>,
+    pub alias: Option<AliasName>,
 }
 
 impl Route {

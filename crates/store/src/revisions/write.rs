@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use super::{Revision, Route, get};
 use crate::{
-    Store, StoreError, error::stored_json, files::to_json, notifications::notify_deployment_updated, rollouts,
+    Store, StoreError, adapters, error::stored_json, files::to_json,
+    notifications::notify_deployment_updated, rollouts,
 };
 
 /// A revision to be made.
@@ -167,7 +168,7 @@ async fn take_number(
     ))
 }
 
-/// Every routed version must be the organization's and adapt the deployment's base model.
+/// Every routed version must be the organization's, not deleted, and adapt the deployment's base model.
 pub(crate) async fn require_versions(
     connection: &mut PgConnection,
     organization: OrganizationId,
@@ -175,6 +176,7 @@ pub(crate) async fn require_versions(
     routes: &[Route],
 ) -> Result<(), StoreError> {
     let wanted: Vec<Uuid> = versions(routes).into_iter().map(AdapterVersionId::uuid).collect();
+    adapters::keep(&mut *connection, organization, &wanted).await?;
     let rows = sqlx::query!(
         "select (v.base_model_id = d.base_model_id) as \"fits!\"
          from adapter_versions v join deployments d on d.organization_id = v.organization_id
@@ -201,7 +203,10 @@ pub(crate) async fn require_versions(
 }
 
 fn versions(routes: &[Route]) -> HashSet<AdapterVersionId> {
-    routes.iter().filter_map(|route| route.adapter_version_id).collect()
+    routes
+        .iter()
+        .filter_map(|route| route.adapter_version_id)
+        .collect()
 }
 
 /// Whether the active revision and the one before it, which stays loaded, have all these versions on every replica.
@@ -226,8 +231,7 @@ async fn are_loaded(
     }
     let mut loaded = HashSet::new();
     for row in rows.into_iter().filter(|row| row.loaded.unwrap_or(false)) {
-        let routes: Vec<Route> =
-            stored_json("deployment_revisions.routes", row.routes.unwrap_or_default())?;
+        let routes: Vec<Route> = stored_json("deployment_revisions.routes", row.routes.unwrap_or_default())?;
         loaded.extend(versions(&routes));
     }
     Ok(versions(routes).is_subset(&loaded))

@@ -147,7 +147,11 @@ macro_rules! select_canaries {
 ///
 /// # Errors
 /// [`StoreError::NotFound`].
-pub async fn get(store: &Store, organization: OrganizationId, canary: CanaryId) -> Result<Canary, StoreError> {
+pub async fn get(
+    store: &Store,
+    organization: OrganizationId,
+    canary: CanaryId,
+) -> Result<Canary, StoreError> {
     let row = select_canaries!(
         "where c.organization_id = $1 and c.id = $2",
         organization.uuid(),

@@ -57,7 +57,10 @@ mod tests {
         assert_eq!(weights(&[99, 1], 99), [1, 99]);
         assert_eq!(weights(&[34, 33, 33], 100), [100]);
         for percent in 1..=100 {
-            let sum: u32 = weights(&[34, 33, 33], percent).iter().map(|weight| u32::from(*weight)).sum();
+            let sum: u32 = weights(&[34, 33, 33], percent)
+                .iter()
+                .map(|weight| u32::from(*weight))
+                .sum();
             assert_eq!(sum, 100, "{percent}");
         }
     }

@@ -214,7 +214,11 @@ async fn lock_running(connection: &mut PgConnection, seen: &Canary) -> Result<()
     )
     .fetch_optional(connection)
     .await?;
-    if there == Some(true) { Ok(()) } else { Err(moved_on()) }
+    if there == Some(true) {
+        Ok(())
+    } else {
+        Err(moved_on())
+    }
 }
 
 fn moved_on() -> StoreError {

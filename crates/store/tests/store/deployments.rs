@@ -6,7 +6,11 @@ use tunesmith_store::{
     revisions::{self, NewRevision, Route},
     routing,
 };
-use tunesmith_types::{ids::AdapterVersionId, list::Page, states::{RevisionKind, RevisionState}};
+use tunesmith_types::{
+    ids::AdapterVersionId,
+    list::Page,
+    states::{RevisionKind, RevisionState},
+};
 
 use crate::fixtures::{Bench, name, ready_base_model};
 
@@ -148,9 +152,9 @@ async fn of_many_promotions_on_the_same_revision_one_wins() {
             let (store, organization) = (bench.store().clone(), bench.organization);
             tokio::spawn(async move {
                 let new = NewRevision {
-        expected_number: Some(1),
-        ..NewRevision::new(RevisionKind::Promote, &to(None))
-    };
+                    expected_number: Some(1),
+                    ..NewRevision::new(RevisionKind::Promote, &to(None))
+                };
                 let revision = revisions::create(&store, organization, made.id, &new).await?;
                 revisions::activate(&store, organization, revision.id).await
             })

@@ -80,7 +80,9 @@ async fn acquire(bench: &Bench) -> Property {
         note: None,
         created_by: None,
     };
-    let canary = rollouts::start(store, bench.organization, other.id, &new).await.unwrap();
+    let canary = rollouts::start(store, bench.organization, other.id, &new)
+        .await
+        .unwrap();
     let request = crate::requests::recorded(bench, deployment.id, version).await;
     Property {
         canary,
@@ -121,7 +123,12 @@ async fn nothing_of_another_organization_is_found_or_changed() {
     not_found(revisions::create(store, stranger, theirs.deployment, &revise).await);
     assert!(routing::resolve(store, stranger, "chat").await.unwrap().is_none());
     not_found(revisions::find(store, stranger, theirs.deployment, 1).await);
-    assert_eq!(revisions::before_active(store, stranger, theirs.deployment).await.unwrap(), None);
+    assert_eq!(
+        revisions::before_active(store, stranger, theirs.deployment)
+            .await
+            .unwrap(),
+        None
+    );
     not_found(rollouts::latest(store, stranger, theirs.deployment).await);
     not_found(rollouts::get(store, stranger, theirs.canary.id).await);
     let as_own = rollouts::Canary {
@@ -130,14 +137,29 @@ async fn nothing_of_another_organization_is_found_or_changed() {
     };
     not_found(rollouts::advance(store, &as_own).await);
     not_found(rollouts::end(store, &as_own, CanaryState::Aborted, "no", None).await);
-    not_found(shadows::set(store, stranger, theirs.deployment, theirs.version, 50, None).await.map(drop));
+    not_found(
+        shadows::set(store, stranger, theirs.deployment, theirs.version, 50, None)
+            .await
+            .map(drop),
+    );
     not_found(shadows::delete(store, stranger, theirs.deployment).await);
-    assert_eq!(shadows::get(store, stranger, theirs.deployment).await.unwrap(), None);
+    assert_eq!(
+        shadows::get(store, stranger, theirs.deployment).await.unwrap(),
+        None
+    );
     not_found(feedback::score(store, stranger, theirs.request, 1.0, None).await);
     let scope = figures::Scope::Seconds(3600.0);
-    assert_eq!(figures::arms(store, stranger, theirs.deployment, scope).await.unwrap(), []);
     assert_eq!(
-        figures::arms(store, bench.organization, theirs.deployment, scope).await.unwrap().len(),
+        figures::arms(store, stranger, theirs.deployment, scope)
+            .await
+            .unwrap(),
+        []
+    );
+    assert_eq!(
+        figures::arms(store, bench.organization, theirs.deployment, scope)
+            .await
+            .unwrap()
+            .len(),
         1
     );
     assert_eq!(bench.reload(theirs.job).await.cancel_requested_at, None);

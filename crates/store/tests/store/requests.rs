@@ -44,7 +44,9 @@ pub(crate) async fn recorded(bench: &Bench, deployment: DeploymentId, version: A
         adapter_version_id: Some(version),
         ..request(bench.organization, deployment)
     };
-    requests::record(bench.store(), std::slice::from_ref(&request)).await.unwrap();
+    requests::record(bench.store(), std::slice::from_ref(&request))
+        .await
+        .unwrap();
     request.id
 }
 
@@ -91,24 +93,42 @@ async fn usage_counts_every_request_once() {
         model: true,
         version: true,
     };
-    let usage = requests::usage(store, organization, from, until, all).await.unwrap();
+    let usage = requests::usage(store, organization, from, until, all)
+        .await
+        .unwrap();
     assert_eq!(usage.len(), 2, "{usage:?}");
     assert_eq!(
-        (usage[0].version.as_deref(), usage[0].cancelled, usage[0].completion_tokens),
+        (
+            usage[0].version.as_deref(),
+            usage[0].cancelled,
+            usage[0].completion_tokens
+        ),
         (Some("tone@1"), 1, 3)
     );
     let today = &usage[1];
     assert_eq!(
-        (today.requests, today.errors, today.prompt_tokens, today.completion_tokens, today.cached_tokens),
+        (
+            today.requests,
+            today.errors,
+            today.prompt_tokens,
+            today.completion_tokens,
+            today.cached_tokens
+        ),
         (2, 1, 10, 5, 2)
     );
     assert_eq!((today.mirrored_requests, today.mirrored_tokens), (1, 15));
     let together = requests::usage(store, organization, from, until, UsageGroups::default())
         .await
         .unwrap();
-    assert_eq!((together.len(), together[0].requests, together[0].model.as_deref()), (1, 3, None));
+    assert_eq!(
+        (together.len(), together[0].requests, together[0].model.as_deref()),
+        (1, 3, None)
+    );
     let (_, stranger) = sign_up(store, "eve@example.com").await;
-    assert_eq!(requests::usage(store, stranger, from, until, all).await.unwrap(), []);
+    assert_eq!(
+        requests::usage(store, stranger, from, until, all).await.unwrap(),
+        []
+    );
 }
 
 #[tokio::test]
@@ -144,27 +164,45 @@ async fn arms_have_their_own_figures() {
         .await
         .unwrap();
     assert_eq!(version_name, "base");
-    feedback::score(store, organization, batch[0].id, 0.5, None).await.unwrap();
-    feedback::score(store, organization, batch[4].id, 1.0, None).await.unwrap();
+    feedback::score(store, organization, batch[0].id, 0.5, None)
+        .await
+        .unwrap();
+    feedback::score(store, organization, batch[4].id, 1.0, None)
+        .await
+        .unwrap();
     let unknown = feedback::score(store, organization, Uuid::now_v7(), 1.0, None).await;
-    assert!(matches!(unknown, Err(StoreError::NotFound("answer"))), "{unknown:?}");
+    assert!(
+        matches!(unknown, Err(StoreError::NotFound("answer"))),
+        "{unknown:?}"
+    );
 
-    let arms = figures::arms(store, organization, deployment, Scope::Seconds(60.0)).await.unwrap();
+    let arms = figures::arms(store, organization, deployment, Scope::Seconds(60.0))
+        .await
+        .unwrap();
     let [plain, adapted] = arms.as_slice() else {
         panic!("{arms:?}");
     };
     assert_eq!((plain.requests, plain.errors, plain.rejected), (3, 1, 1));
     let first = plain.first_token_ms;
-    assert_eq!((first.sample.count, first.sample.mean, first.p50), (2, 20.0, Some(20.0)));
+    assert_eq!(
+        (first.sample.count, first.sample.mean, first.p50),
+        (2, 20.0, Some(20.0))
+    );
     assert!((first.sample.variance - 200.0).abs() < 1e-9 && first.p95 == Some(29.0));
     assert_eq!(plain.token_ms.sample.mean, 10.0);
     assert_eq!((plain.feedback.count, plain.feedback.mean), (1, 0.5));
     assert_eq!((adapted.version.as_str(), adapted.requests), ("tone@1", 2));
     assert_eq!(
-        (adapted.whole_answer_ms.sample.count, adapted.whole_answer_ms.p95, adapted.first_token_ms.p50),
+        (
+            adapted.whole_answer_ms.sample.count,
+            adapted.whole_answer_ms.p95,
+            adapted.first_token_ms.p50
+        ),
         (2, Some(100.0), None)
     );
-    let second = figures::arms(store, organization, deployment, Scope::Revisions(&[2])).await.unwrap();
+    let second = figures::arms(store, organization, deployment, Scope::Revisions(&[2]))
+        .await
+        .unwrap();
     assert_eq!((second.len(), second[0].requests), (1, 1));
 }
 
@@ -191,15 +229,29 @@ async fn mirrored_requests_have_figures_of_their_own() {
         mirrored(RequestStatus::Dropped, None, None),
     ];
     requests::record(store, &batch).await.unwrap();
-    let mirrors = figures::mirrors(store, organization, deployment, 60.0).await.unwrap();
+    let mirrors = figures::mirrors(store, organization, deployment, 60.0)
+        .await
+        .unwrap();
     let [figures] = mirrors.as_slice() else {
         panic!("{mirrors:?}");
     };
     assert_eq!(
-        (figures.requests, figures.errors, figures.dropped, figures.compared, figures.equal),
+        (
+            figures.requests,
+            figures.errors,
+            figures.dropped,
+            figures.compared,
+            figures.equal
+        ),
         (3, 1, 1, 2, 1)
     );
-    assert_eq!((figures.mean_similarity, figures.p50_ms), (Some(0.75), Some(60.0)));
+    assert_eq!(
+        (figures.mean_similarity, figures.p50_ms),
+        (Some(0.75), Some(60.0))
+    );
     let unseen = feedback::score(store, organization, batch[0].id, 1.0, None).await;
-    assert!(matches!(unseen, Err(StoreError::NotFound(_))), "nobody saw that answer");
+    assert!(
+        matches!(unseen, Err(StoreError::NotFound(_))),
+        "nobody saw that answer"
+    );
 }

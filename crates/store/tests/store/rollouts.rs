@@ -2,8 +2,9 @@
 
 use tunesmith_store::{
     StoreError,
+    aliases::{self, Expected, Mover, Target},
     deployments::{self, Deployment, NewDeployment},
-    revisions::{self, NewRevision, Revision, Route, follow_alias_of},
+    revisions::{self, NewRevision, Revision, Route},
     rollouts::{self, Canary, NewCanary},
     routing, shadows,
 };
@@ -22,11 +23,15 @@ async fn live(bench: &Bench, version: Option<AdapterVersionId>) -> Deployment {
         routes: &[Route::pinned(version, 100)],
         created_by: None,
     };
-    let made = deployments::create(bench.store(), bench.organization, &new).await.unwrap();
+    let made = deployments::create(bench.store(), bench.organization, &new)
+        .await
+        .unwrap();
     revisions::activate(bench.store(), bench.organization, made.latest.unwrap().id)
         .await
         .unwrap();
-    deployments::find(bench.store(), bench.organization, "chat").await.unwrap()
+    deployments::find(bench.store(), bench.organization, "chat")
+        .await
+        .unwrap()
 }
 
 async fn revise(bench: &Bench, deployment: &Deployment, kind: RevisionKind, routes: &[Route]) -> Revision {
@@ -41,7 +46,9 @@ async fn promoted(bench: &Bench, deployment: &Deployment, version: AdapterVersio
     let routes = [Route::pinned(Some(version), 100)];
     let made = revise(bench, deployment, RevisionKind::Promote, &routes).await;
     assert_eq!(made.state, RevisionState::Pending);
-    revisions::activate(bench.store(), bench.organization, made.id).await.unwrap();
+    revisions::activate(bench.store(), bench.organization, made.id)
+        .await
+        .unwrap();
     made
 }
 
@@ -56,33 +63,66 @@ fn code(error: &StoreError) -> &str {
 async fn a_rollback_answers_at_once_while_the_version_before_is_loaded() {
     let bench = Bench::new().await;
     let (store, organization) = (bench.store(), bench.organization);
-    let (first, second) = (bench.publish("tone").await.version_id, bench.publish("tone").await.version_id);
+    let (first, second) = (
+        bench.publish("tone").await.version_id,
+        bench.publish("tone").await.version_id,
+    );
     let deployment = live(&bench, Some(first)).await;
-    assert_eq!(revisions::before_active(store, organization, deployment.id).await.unwrap(), None);
+    assert_eq!(
+        revisions::before_active(store, organization, deployment.id)
+            .await
+            .unwrap(),
+        None
+    );
     promoted(&bench, &deployment, second).await;
     let kept: Vec<_> = routing::wanted(store).await.unwrap();
     assert_eq!(
-        kept.iter().map(|kept| (kept.number, kept.state, kept.loaded)).collect::<Vec<_>>(),
-        [(2, RevisionState::Active, true), (1, RevisionState::Superseded, true)]
+        kept.iter()
+            .map(|kept| (kept.number, kept.state, kept.loaded))
+            .collect::<Vec<_>>(),
+        [
+            (2, RevisionState::Active, true),
+            (1, RevisionState::Superseded, true)
+        ]
     );
 
-    let back = revisions::before_active(store, organization, deployment.id).await.unwrap().unwrap();
+    let back = revisions::before_active(store, organization, deployment.id)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(back.number, 1);
     let revision = revise(&bench, &deployment, RevisionKind::Rollback, &back.routes).await;
-    assert_eq!((revision.number, revision.state, revision.parent_number), (3, RevisionState::Active, Some(2)));
-    let live = routing::resolve(store, organization, "chat").await.unwrap().unwrap();
+    assert_eq!(
+        (revision.number, revision.state, revision.parent_number),
+        (3, RevisionState::Active, Some(2))
+    );
+    let live = routing::resolve(store, organization, "chat")
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(live.routes[0].version.as_ref().unwrap().id, first);
     assert_eq!(
-        revisions::find(store, organization, deployment.id, 2).await.unwrap().state,
+        revisions::find(store, organization, deployment.id, 2)
+            .await
+            .unwrap()
+            .state,
         RevisionState::Superseded
     );
     // A replica has lost what it kept: forward again takes the ordinary way.
-    let kept = revisions::find(store, organization, deployment.id, 2).await.unwrap();
-    revisions::set_loaded(store, organization, kept.id, false).await.unwrap();
+    let kept = revisions::find(store, organization, deployment.id, 2)
+        .await
+        .unwrap();
+    revisions::set_loaded(store, organization, kept.id, false)
+        .await
+        .unwrap();
     let forward = revise(&bench, &deployment, RevisionKind::Rollback, &kept.routes).await;
     assert_eq!(forward.state, RevisionState::Pending);
     assert_eq!(
-        routing::resolve(store, organization, "chat").await.unwrap().unwrap().number,
+        routing::resolve(store, organization, "chat")
+            .await
+            .unwrap()
+            .unwrap()
+            .number,
         3
     );
 }
@@ -99,26 +139,46 @@ async fn canary(bench: &Bench, deployment: &Deployment, candidate: AdapterVersio
     let canary = rollouts::start(bench.store(), bench.organization, deployment.id, &new)
         .await
         .unwrap();
-    let revision = revisions::find(bench.store(), bench.organization, deployment.id, canary.revision())
+    let revision = revisions::find(
+        bench.store(),
+        bench.organization,
+        deployment.id,
+        canary.revision(),
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        (revision.kind, revision.state),
+        (RevisionKind::Canary, RevisionState::Pending)
+    );
+    revisions::activate(bench.store(), bench.organization, revision.id)
         .await
         .unwrap();
-    assert_eq!((revision.kind, revision.state), (RevisionKind::Canary, RevisionState::Pending));
-    revisions::activate(bench.store(), bench.organization, revision.id).await.unwrap();
-    rollouts::get(bench.store(), bench.organization, canary.id).await.unwrap()
+    rollouts::get(bench.store(), bench.organization, canary.id)
+        .await
+        .unwrap()
 }
 
 async fn reread(bench: &Bench, canary: &Canary) -> Canary {
-    rollouts::get(bench.store(), bench.organization, canary.id).await.unwrap()
+    rollouts::get(bench.store(), bench.organization, canary.id)
+        .await
+        .unwrap()
 }
 
 #[tokio::test]
 async fn a_canary_goes_step_by_step_to_its_end() {
     let bench = Bench::new().await;
     let store = bench.store();
-    let (first, second) = (bench.publish("tone").await.version_id, bench.publish("tone").await.version_id);
+    let (first, second) = (
+        bench.publish("tone").await.version_id,
+        bench.publish("tone").await.version_id,
+    );
     let deployment = live(&bench, Some(first)).await;
     let mut canary = canary(&bench, &deployment, second).await;
-    assert_eq!((canary.percent(), canary.revision_state), (10, RevisionState::Active));
+    assert_eq!(
+        (canary.percent(), canary.revision_state),
+        (10, RevisionState::Active)
+    );
     assert!(canary.seconds_in_step.unwrap() >= 0.0);
     for percent in [50, 100] {
         let seen = canary.clone();
@@ -127,15 +187,27 @@ async fn a_canary_goes_step_by_step_to_its_end() {
         assert_eq!(code(&late), "canary_moved_on");
         canary = reread(&bench, &canary).await;
         // What a step needs is loaded since the first, so it answers at once.
-        assert_eq!((canary.percent(), canary.revision_state), (percent, RevisionState::Active));
+        assert_eq!(
+            (canary.percent(), canary.revision_state),
+            (percent, RevisionState::Active)
+        );
     }
-    rollouts::end(store, &canary, CanaryState::Completed, "done", None).await.unwrap();
+    rollouts::end(store, &canary, CanaryState::Completed, "done", None)
+        .await
+        .unwrap();
     let canary = reread(&bench, &canary).await;
-    assert_eq!((canary.state, canary.revisions.as_slice()), (CanaryState::Completed, &[2, 3, 4][..]));
-    let found = deployments::find(store, bench.organization, "chat").await.unwrap();
+    assert_eq!(
+        (canary.state, canary.revisions.as_slice()),
+        (CanaryState::Completed, &[2, 3, 4][..])
+    );
+    let found = deployments::find(store, bench.organization, "chat")
+        .await
+        .unwrap();
     assert_eq!(found.active.unwrap().routes, [Route::pinned(Some(second), 100)]);
     // Back is where the canary began, not its last step.
-    let back = revisions::before_active(store, bench.organization, deployment.id).await.unwrap();
+    let back = revisions::before_active(store, bench.organization, deployment.id)
+        .await
+        .unwrap();
     assert_eq!(back.unwrap().number, 1);
 }
 
@@ -147,15 +219,32 @@ async fn a_canary_that_is_stopped_leads_back_at_once() {
     let deployment = live(&bench, None).await;
     let canary = canary(&bench, &deployment, first).await;
     rollouts::say(store, &canary, "3 of 20 requests").await.unwrap();
-    assert_eq!(reread(&bench, &canary).await.reason.as_deref(), Some("3 of 20 requests"));
-    rollouts::end(store, &canary, CanaryState::Stopped, "error rate 0.5", None).await.unwrap();
+    assert_eq!(
+        reread(&bench, &canary).await.reason.as_deref(),
+        Some("3 of 20 requests")
+    );
+    rollouts::end(store, &canary, CanaryState::Stopped, "error rate 0.5", None)
+        .await
+        .unwrap();
     let ended = reread(&bench, &canary).await;
-    assert_eq!((ended.state, ended.reason.as_deref()), (CanaryState::Stopped, Some("error rate 0.5")));
+    assert_eq!(
+        (ended.state, ended.reason.as_deref()),
+        (CanaryState::Stopped, Some("error rate 0.5"))
+    );
     assert!(ended.ended_at.is_some());
-    let found = deployments::find(store, bench.organization, "chat").await.unwrap().active.unwrap();
-    assert_eq!((found.kind, found.routes), (RevisionKind::Rollback, vec![Route::pinned(None, 100)]));
+    let found = deployments::find(store, bench.organization, "chat")
+        .await
+        .unwrap()
+        .active
+        .unwrap();
+    assert_eq!(
+        (found.kind, found.routes),
+        (RevisionKind::Rollback, vec![Route::pinned(None, 100)])
+    );
     assert_eq!(found.note.as_deref(), Some("error rate 0.5"));
-    let again = rollouts::end(store, &canary, CanaryState::Aborted, "me too", None).await.unwrap_err();
+    let again = rollouts::end(store, &canary, CanaryState::Aborted, "me too", None)
+        .await
+        .unwrap_err();
     assert_eq!(code(&again), "canary_moved_on");
     assert!(rollouts::running(store).await.unwrap().is_empty());
 }
@@ -164,7 +253,10 @@ async fn a_canary_that_is_stopped_leads_back_at_once() {
 async fn a_canary_ends_where_another_revision_is_made() {
     let bench = Bench::new().await;
     let store = bench.store();
-    let (first, second) = (bench.publish("tone").await.version_id, bench.publish("tone").await.version_id);
+    let (first, second) = (
+        bench.publish("tone").await.version_id,
+        bench.publish("tone").await.version_id,
+    );
     let deployment = live(&bench, Some(first)).await;
     let canary = canary(&bench, &deployment, second).await;
     promoted(&bench, &deployment, bench.publish("tone").await.version_id).await;
@@ -173,7 +265,9 @@ async fn a_canary_ends_where_another_revision_is_made() {
     assert_eq!(ended.reason.as_deref(), Some("revision 3 (promote) was made"));
     let late = rollouts::advance(store, &canary).await.unwrap_err();
     assert_eq!(code(&late), "canary_moved_on");
-    let found = deployments::find(store, bench.organization, "chat").await.unwrap();
+    let found = deployments::find(store, bench.organization, "chat")
+        .await
+        .unwrap();
     assert_eq!((found.last_number, found.active.unwrap().number), (3, 3));
 }
 
@@ -183,7 +277,10 @@ async fn a_canary_ends_where_another_revision_is_made() {
 async fn a_step_and_a_promotion_race() {
     let bench = Bench::new().await;
     let store = bench.store();
-    let (first, second) = (bench.publish("tone").await.version_id, bench.publish("tone").await.version_id);
+    let (first, second) = (
+        bench.publish("tone").await.version_id,
+        bench.publish("tone").await.version_id,
+    );
     let third = bench.publish("tone").await.version_id;
     let deployment = live(&bench, Some(first)).await;
     let canary = canary(&bench, &deployment, second).await;
@@ -205,8 +302,13 @@ async fn a_step_and_a_promotion_race() {
     assert!(won <= 1, "{won} controllers made the same step");
     let ended = reread(&bench, &canary).await;
     assert_eq!(ended.state, CanaryState::Superseded);
-    assert_eq!(ended.reason, Some(format!("revision {} (promote) was made", promotion.number)));
-    let found = deployments::find(store, bench.organization, "chat").await.unwrap();
+    assert_eq!(
+        ended.reason,
+        Some(format!("revision {} (promote) was made", promotion.number))
+    );
+    let found = deployments::find(store, bench.organization, "chat")
+        .await
+        .unwrap();
     assert_eq!((found.last_number, promotion.number), (3 + won, 3 + won));
 }
 
@@ -230,14 +332,20 @@ async fn a_canary_needs_something_to_be_compared_with() {
         note: None,
         created_by: None,
     };
-    let error = rollouts::start(store, organization, cold.id, &new).await.unwrap_err();
+    let error = rollouts::start(store, organization, cold.id, &new)
+        .await
+        .unwrap_err();
     assert_eq!(code(&error), "nothing_active");
     let deployment = live(&bench, Some(version)).await;
-    let error = rollouts::start(store, organization, deployment.id, &new).await.unwrap_err();
+    let error = rollouts::start(store, organization, deployment.id, &new)
+        .await
+        .unwrap_err();
     assert_eq!(code(&error), "already_routed");
     new.candidate = bench.publish("tone").await.version_id;
     new.expected_number = Some(7);
-    let error = rollouts::start(store, organization, deployment.id, &new).await.unwrap_err();
+    let error = rollouts::start(store, organization, deployment.id, &new)
+        .await
+        .unwrap_err();
     assert_eq!(code(&error), "revision_conflict");
     assert!(rollouts::running(store).await.unwrap().is_empty());
 }
@@ -246,13 +354,15 @@ async fn a_canary_needs_something_to_be_compared_with() {
 async fn deployments_follow_an_alias_and_only_theirs() {
     let bench = Bench::new().await;
     let (store, organization) = (bench.store(), bench.organization);
-    let (first, second) = (bench.publish("tone").await.version_id, bench.publish("tone").await.version_id);
+    let (first, second) = (
+        bench.publish("tone").await.version_id,
+        bench.publish("tone").await.version_id,
+    );
     let other = bench.publish("other").await.version_id;
-    let champion = name("champion");
     let route = |version, weight, alias: Option<&str>| Route {
         adapter_version_id: Some(version),
         weight,
-        alias: alias.map(name),
+        alias: alias.map(|alias| alias.parse().unwrap()),
     };
     let deployment = live(&bench, None).await;
     let routes = [
@@ -261,13 +371,38 @@ async fn deployments_follow_an_alias_and_only_theirs() {
         route(first, 10, None),
     ];
     revise(&bench, &deployment, RevisionKind::Split, &routes).await;
-    let adapter = tunesmith_store::adapters::version(store, organization, first).await.unwrap().adapter_id;
-    let moved = follow_alias_of(store, organization, adapter, &champion, second, Some(bench.user))
+    let mover = Mover {
+        expected: Expected::Anything,
+        user: Some(bench.user),
+        may_change_protected: true,
+        reason: None,
+    };
+    let champion = "champion".parse().unwrap();
+    let point = async |version| {
+        let target = Target {
+            version,
+            protected: None,
+        };
+        aliases::move_alias(store, organization, "tone", &champion, &target, &mover)
+            .await
+            .unwrap()
+    };
+    point(1).await;
+    let unmoved = deployments::find(store, organization, "chat").await.unwrap();
+    assert_eq!(
+        unmoved.last_number, 2,
+        "the alias points to where the revision has it already"
+    );
+    point(2).await;
+    let latest = deployments::find(store, organization, "chat")
         .await
+        .unwrap()
+        .latest
         .unwrap();
-    assert_eq!(moved, [deployment.id]);
-    let latest = deployments::find(store, organization, "chat").await.unwrap().latest.unwrap();
-    assert_eq!((latest.number, latest.kind, latest.created_by), (3, RevisionKind::Alias, Some(bench.user)));
+    assert_eq!(
+        (latest.number, latest.kind, latest.created_by),
+        (3, RevisionKind::Alias, Some(bench.user))
+    );
     assert_eq!(
         latest.routes,
         [
@@ -277,10 +412,13 @@ async fn deployments_follow_an_alias_and_only_theirs() {
         ]
     );
     // The history says what served when, although the alias has moved on.
-    let before = revisions::find(store, organization, deployment.id, 2).await.unwrap();
+    let before = revisions::find(store, organization, deployment.id, 2)
+        .await
+        .unwrap();
     assert_eq!(before.routes, routes);
-    let again = follow_alias_of(store, organization, adapter, &champion, second, None).await.unwrap();
-    assert_eq!(again, []);
+    point(2).await;
+    let unmoved = deployments::find(store, organization, "chat").await.unwrap();
+    assert_eq!(unmoved.last_number, 3);
 }
 
 #[tokio::test]
@@ -289,9 +427,16 @@ async fn a_shadow_is_wanted_and_never_routed_to() {
     let (store, organization) = (bench.store(), bench.organization);
     let version = bench.publish("tone").await.version_id;
     let deployment = live(&bench, None).await;
-    shadows::set(store, organization, deployment.id, version, 100, None).await.unwrap();
-    shadows::set(store, organization, deployment.id, version, 20, None).await.unwrap();
-    let resolved = routing::resolve(store, organization, "chat").await.unwrap().unwrap();
+    shadows::set(store, organization, deployment.id, version, 100, None)
+        .await
+        .unwrap();
+    shadows::set(store, organization, deployment.id, version, 20, None)
+        .await
+        .unwrap();
+    let resolved = routing::resolve(store, organization, "chat")
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(resolved.routes.len(), 1);
     let mirror = resolved.mirror.unwrap();
     assert_eq!((mirror.version.id, mirror.percent), (version, 20));
@@ -310,6 +455,8 @@ async fn a_shadow_is_wanted_and_never_routed_to() {
         created_by: None,
     };
     let elsewhere = deployments::create(store, organization, &new).await.unwrap();
-    let error = shadows::set(store, organization, elsewhere.id, version, 20, None).await.unwrap_err();
+    let error = shadows::set(store, organization, elsewhere.id, version, 20, None)
+        .await
+        .unwrap_err();
     assert_eq!(code(&error), "base_model_differs");
 }
