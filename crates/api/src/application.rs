@@ -66,6 +66,9 @@ fn private_operations() -> OpenApiRouter<ApiState> {
         .merge(routes::jobs::router())
         .merge(routes::adapters::router())
         .merge(routes::deployments::router())
+        .merge(routes::rollouts::router())
+        .merge(routes::usage::router())
+        .merge(routes::feedback::router())
 }
 
 fn finished(document: OpenApi) -> OpenApi {

@@ -4,12 +4,16 @@
 //! A request names a deployment or a base model of its organization. `resolve` finds the version that answers,
 //! `fleet` the replica that holds it, `proxy` forwards an allow-listed body under the replica's own name for the
 //! version and writes the public name back into every answer and every streamed chunk. `reconciler` works from the
-//! other side: what ought to be loaded against what `GET /v1/models` of each replica says.
+//! other side: what ought to be loaded against what `GET /v1/models` of each replica says. Beside it, `metering` writes
+//! down every request, `shadow` sends copies to versions on trial, and `rollout` moves canaries from step to step.
 
 mod catalogue;
+mod companions;
 mod error;
 mod fleet;
+mod gates;
 mod local_engines;
+mod metering;
 mod models;
 mod probe;
 mod proxy;
@@ -17,11 +21,16 @@ mod reconcile_base;
 mod reconciler;
 mod replica;
 mod request;
+mod request_meter;
 mod resolve;
+mod rollout;
 mod routes;
 mod settings;
+mod shadow;
+mod snapshot;
 mod source;
 mod staging;
+mod sticky;
 mod stream;
 mod upstream_error;
 

@@ -178,7 +178,8 @@ async fn settle(
         }
     }
     if !is_pending(revision) {
-        return;
+        let loaded = failure.is_none() && !waiting;
+        return context.catalogue.mark_loaded(revision, loaded).await;
     }
     if let Some(reason) = failure {
         context.catalogue.mark_failed(revision, &reason).await;

@@ -16,6 +16,7 @@ use tunesmith_types::{ids::BaseModelId, states::RevisionState};
 
 use crate::{
     catalogue::DesiredBase,
+    companions::Companions,
     reconcile_base::{self, Context, Memory},
     source::Candidate,
 };
@@ -27,15 +28,17 @@ const LISTEN_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Reconciler {
     context: Context,
+    companions: Option<Companions>,
     wake: Arc<Notify>,
     memories: HashMap<BaseModelId, Arc<Mutex<Memory>>>,
     rounds: JoinSet<()>,
 }
 
 impl Reconciler {
-    pub(crate) fn new(context: Context, wake: Arc<Notify>) -> Self {
+    pub(crate) fn new(context: Context, companions: Companions, wake: Arc<Notify>) -> Self {
         Self {
             context,
+            companions: Some(companions),
             wake,
             memories: HashMap::new(),
             rounds: JoinSet::new(),
@@ -49,6 +52,10 @@ impl Reconciler {
             Arc::clone(&self.wake),
             shutdown.clone(),
         ));
+        let companions = self
+            .companions
+            .take()
+            .map(|companions| tokio::spawn(companions.run(shutdown.clone())));
         loop {
             if let Err(error) = self.round().await {
                 tracing::error!(
@@ -64,6 +71,11 @@ impl Reconciler {
         }
         self.rounds.shutdown().await;
         self.context.source.shutdown().await;
+        if let Some(companions) = companions
+            && let Err(error) = companions.await
+        {
+            tracing::error!(%error, "what runs beside the reconciler failed");
+        }
         if let Err(error) = listener.await {
             tracing::error!(%error, "the listener for deployments failed");
         }

@@ -13,6 +13,8 @@ pub struct GatewaySettings {
     pub reconcile_every: Duration,
     /// A version stays loaded this long after the last deployment stopped needing it.
     pub unload_grace: Duration,
+    /// Canaries are looked at this often.
+    pub canary_every: Duration,
     /// Most time for one load or probe on a replica.
     pub load_timeout: Duration,
     /// Most silence of a replica between two pieces of an answer.
@@ -28,6 +30,7 @@ impl GatewaySettings {
             start_wait: Duration::from_secs(30),
             reconcile_every: Duration::from_secs(5),
             unload_grace: Duration::from_secs(60),
+            canary_every: Duration::from_secs(1),
             load_timeout: Duration::from_secs(90),
             read_timeout: Duration::from_secs(300),
         }

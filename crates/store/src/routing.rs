@@ -43,6 +43,14 @@ pub struct RoutedRevision {
     pub mirror: Option<MirrorRoute>,
 }
 
+impl RoutedRevision {
+    /// Whether it stands for what requests are mirrored to.
+    #[must_use]
+    pub fn is_mirror(&self) -> bool {
+        !self.routes.is_empty() && self.routes.iter().all(|route| route.weight == 0)
+    }
+}
+
 /// A version that gets copies of requests.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MirrorRoute {

@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+mod canaries;
 mod faults;
+mod metering;
 mod promotion;
 mod proxying;
 mod replica;
+mod rollouts;

@@ -21,6 +21,12 @@ use tokio::sync::{oneshot, watch};
 
 pub(crate) const BASE_NAME: &str = "served-base";
 
+/// What every answer is said to have taken.
+fn usage() -> Value {
+    json!({"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9,
+           "prompt_tokens_details": {"cached_tokens": 3}})
+}
+
 /// What the next requests meet.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
@@ -30,6 +36,8 @@ pub(crate) struct Faults {
     pub(crate) inert: HashSet<String>,
     /// Answer to chat requests instead of a completion.
     pub(crate) chat_error: Option<(u16, Value)>,
+    /// Adapters whose requests fail, by the beginning of their names.
+    pub(crate) failing: HashSet<String>,
     /// A stream ends after its first chunk.
     pub(crate) cut_streams: bool,
     /// A stream goes on for ever; the sender is dropped when the caller is gone.
@@ -181,10 +189,11 @@ async fn chat(State(inner): State<Arc<Inner>>, Json(body): Json<Value>) -> Respo
     if !knows(&inner, &model) {
         return unknown(&model);
     }
-    let (chat_error, cut, endless) = {
+    let (chat_error, failing, cut, endless) = {
         let mut faults = inner.faults.lock().unwrap();
         (
             faults.chat_error.clone(),
+            faults.failing.iter().any(|beginning| model.starts_with(beginning.as_str())),
             faults.cut_streams,
             faults.endless.take(),
         )
@@ -192,13 +201,23 @@ async fn chat(State(inner): State<Arc<Inner>>, Json(body): Json<Value>) -> Respo
     if let Some((status, body)) = chat_error {
         return error(status, body);
     }
+    if failing {
+        return error(500, json!({"error": {"message": "out of order", "code": 500}}));
+    }
     if body["stream"] != true {
         let message = json!({"role": "assistant", "content": format!("I am {model}")});
-        return Json(json!({"id": "c", "model": model, "choices": [{"index": 0, "message": message}]}))
+        return Json(json!({"id": "c", "model": model, "choices": [{"index": 0, "message": message}], "usage": usage()}))
             .into_response();
     }
-    let chunk = json!({"id": "c", "model": model, "choices": [{"index": 0, "delta": {"content": "word "}}]});
+    // The digest tells whose word it is.
+    let word = model.rsplit('-').next().unwrap_or_default();
+    let chunk = json!({"id": "c", "model": model, "choices": [{"index": 0, "delta": {"content": format!("{word} ")}}]});
     let event = Bytes::from(format!("data: {chunk}\n\n"));
+    let usage = json!({"id": "c", "model": model, "choices": [], "usage": usage()});
+    let usage = match body["stream_options"]["include_usage"] == true {
+        true => Bytes::from(format!("data: {usage}\n\n")),
+        false => Bytes::new(),
+    };
     let stream = match endless {
         Some(guard) => futures::stream::unfold((event, guard), |(event, guard)| async move {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -207,7 +226,8 @@ async fn chat(State(inner): State<Arc<Inner>>, Json(body): Json<Value>) -> Respo
         .boxed(),
         None if cut => futures::stream::iter([Ok(event)]).boxed(),
         None => {
-            futures::stream::iter([Ok(event.clone()), Ok(event), Ok(Bytes::from("data: [DONE]\n\n"))]).boxed()
+            let done = Bytes::from("data: [DONE]\n\n");
+            futures::stream::iter([Ok(event.clone()), Ok(event), Ok(usage), Ok(done)]).boxed()
         }
     };
     ([("content-type", "text/event-stream")], Body::from_stream(stream)).into_response()
