@@ -12,6 +12,7 @@ mod idempotency;
 mod isolation;
 mod jobs;
 mod metrics_stream;
+mod rollouts;
 mod service;
 mod support;
 mod wrong_input;

@@ -2,6 +2,7 @@
 
 mod errors;
 mod resources;
+mod rollouts;
 mod sse;
 
 use std::{sync::Mutex, time::Duration};

@@ -252,7 +252,7 @@ impl ApiClient {
 }
 
 /// A name or id as one segment of a path. Ours need no escaping; what would is none of ours.
-fn segment(text: &str) -> anyhow::Result<&str> {
+pub(super) fn segment(text: &str) -> anyhow::Result<&str> {
     let plain = text
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'));

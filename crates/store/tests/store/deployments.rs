@@ -63,9 +63,10 @@ async fn a_promotion_goes_live_when_it_is_ready() {
     );
 
     let version = bench.publish("tone").await.version_id;
+    let routes = to(Some(version));
     let new = NewRevision {
         expected_number: Some(1),
-        ..NewRevision::new(RevisionKind::Promote, &to(Some(version)))
+        ..NewRevision::new(RevisionKind::Promote, &routes)
     };
     let second = revisions::create(store, organization, made.id, &new)
         .await
@@ -127,9 +128,10 @@ async fn a_newer_revision_overtakes_one_that_is_not_ready() {
     let bench = Bench::new().await;
     let (store, organization) = (bench.store(), bench.organization);
     let made = deployment(&bench).await;
+    let routes = to(None);
     let new = NewRevision {
         expected_number: Some(1),
-        ..NewRevision::new(RevisionKind::Promote, &to(None))
+        ..NewRevision::new(RevisionKind::Promote, &routes)
     };
     revisions::create(store, organization, made.id, &new)
         .await
@@ -151,9 +153,10 @@ async fn of_many_promotions_on_the_same_revision_one_wins() {
         .map(|_| {
             let (store, organization) = (bench.store().clone(), bench.organization);
             tokio::spawn(async move {
+                let routes = to(None);
                 let new = NewRevision {
                     expected_number: Some(1),
-                    ..NewRevision::new(RevisionKind::Promote, &to(None))
+                    ..NewRevision::new(RevisionKind::Promote, &routes)
                 };
                 let revision = revisions::create(&store, organization, made.id, &new).await?;
                 revisions::activate(&store, organization, revision.id).await
