@@ -52,6 +52,24 @@ pub enum ApiError {
         /// The least role.
         needed: Role,
     },
+    /// A known caller whose role is too small for this very thing.
+    #[error("refused ({code}): {message}")]
+    Refused {
+        /// Stable code.
+        code: &'static str,
+        /// The field at fault, where there is one.
+        param: Option<&'static str>,
+        /// A sentence.
+        message: String,
+    },
+    /// It was there, and will not be again.
+    #[error("gone ({code}): {message}")]
+    Gone {
+        /// Stable code.
+        code: &'static str,
+        /// A sentence.
+        message: String,
+    },
     /// There is no such thing, or it belongs to another organization.
     #[error("no such {kind}: {name}")]
     NotFound {
@@ -148,7 +166,8 @@ impl ApiError {
             Self::MediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unauthenticated(_) => StatusCode::UNAUTHORIZED,
-            Self::Forbidden { .. } => StatusCode::FORBIDDEN,
+            Self::Forbidden { .. } | Self::Refused { .. } => StatusCode::FORBIDDEN,
+            Self::Gone { .. } => StatusCode::GONE,
             Self::NotFound { .. } | Self::RouteNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict { .. } | Self::InFlight => StatusCode::CONFLICT,
@@ -196,6 +215,10 @@ impl ApiError {
                 );
                 ErrorBody::new(PermissionError, "insufficient_role", None, message)
             }
+            Self::Refused { code, param, message } => {
+                ErrorBody::new(PermissionError, code, *param, message.as_str())
+            }
+            Self::Gone { code, message } => invalid(code, None, message.clone()),
             Self::NotFound { kind, name, param } => {
                 let code = format!("{}_not_found", kind.replace(' ', "_").to_ascii_lowercase());
                 let shown: String = name.chars().take(120).collect();
@@ -291,6 +314,11 @@ impl From<StoreError> for ApiError {
                 param: None,
             },
             StoreError::Conflict(conflict) => Self::Conflict {
+                code: conflict.code,
+                param: conflict.param,
+                message: conflict.message,
+            },
+            StoreError::Forbidden(conflict) => Self::Refused {
                 code: conflict.code,
                 param: conflict.param,
                 message: conflict.message,

@@ -1,21 +1,25 @@
-//! The registry: adapters and their immutable versions. Versions are made by [`queue::complete`](crate::queue::complete).
+//! The registry: adapters and their immutable versions. Versions are made by [`queue::complete`](crate::queue::complete)
+//! and [`checkpoints::publish`](crate::checkpoints::publish).
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgConnection;
 use tunesmith_types::{
-    ids::{AdapterId, AdapterVersionId, BaseModelId, JobId, OrganizationId},
+    ids::{AdapterId, AdapterVersionId, BaseModelId, JobId, OrganizationId, UserId},
     list::Page,
     names::{ResourceName, Sha256Digest},
+    version_reference::VersionReference,
 };
 use uuid::Uuid;
 
 use crate::{
-    Store, StoreError,
+    Store, StoreError, aliases,
     error::{stored, stored_json},
-    files::{StoredFile, to_json},
+    files::StoredFile,
     paging::{Rows, fetch_limit},
+    tombstones::Deletion,
 };
+
+pub use crate::publication::NewAdapterVersion;
 
 /// A named adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +63,14 @@ pub struct AdapterVersion {
     pub bytes: i64,
     /// Final numbers of the training.
     pub metrics: Value,
+    /// Optimizer steps of the checkpoint that it was made from; none where it is what the job ended with.
+    pub checkpoint_step: Option<i64>,
+    /// The version whose adapter its training began with.
+    pub parent_version_id: Option<AdapterVersionId>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
+    /// Where it is deleted: its row stays, its files are gone.
+    pub deletion: Option<Deletion>,
 }
 
 struct AdapterRow {
@@ -97,7 +107,12 @@ struct VersionRow {
     files: Value,
     bytes: i64,
     metrics: Value,
+    checkpoint_step: Option<i64>,
+    parent_version_id: Option<Uuid>,
     created_at: DateTime<Utc>,
+    deleted_at: Option<DateTime<Utc>>,
+    deleted_by: Option<Uuid>,
+    deletion_reason: Option<String>,
 }
 
 impl TryFrom<VersionRow> for AdapterVersion {
@@ -118,7 +133,14 @@ impl TryFrom<VersionRow> for AdapterVersion {
             files: stored_json("adapter_versions.files", row.files)?,
             bytes: row.bytes,
             metrics: row.metrics,
+            checkpoint_step: row.checkpoint_step,
+            parent_version_id: row.parent_version_id.map(AdapterVersionId::from_uuid),
             created_at: row.created_at,
+            deletion: row.deleted_at.map(|deleted_at| Deletion {
+                deleted_at,
+                deleted_by: row.deleted_by.map(UserId::from_uuid),
+                reason: row.deletion_reason,
+            }),
         })
     }
 }
@@ -129,73 +151,16 @@ macro_rules! select_versions {
         sqlx::query_as!(
             VersionRow,
             "select v.id, v.organization_id, v.adapter_id, a.name as adapter, v.number, v.job_id, v.base_model_id,
-                    b.name as base_model, v.digest, v.manifest, v.files, v.bytes, v.metrics, v.created_at
+                    b.name as base_model, v.digest, v.manifest, v.files, v.bytes, v.metrics, v.checkpoint_step,
+                    v.parent_version_id, v.created_at, t.deleted_at as \"deleted_at?\", t.deleted_by,
+                    t.reason as deletion_reason
              from adapter_versions v
              join adapters a on a.id = v.adapter_id
-             join base_models b on b.id = v.base_model_id " + $rest,
+             join base_models b on b.id = v.base_model_id
+             left join adapter_version_tombstones t on t.adapter_version_id = v.id " + $rest,
             $($argument),*
         )
     };
-}
-
-/// A version to be published.
-#[derive(Debug, Clone)]
-pub struct NewAdapterVersion {
-    /// Over the files.
-    pub digest: Sha256Digest,
-    /// What serving enforces.
-    pub manifest: Value,
-    /// Its files; at least one.
-    pub files: Vec<StoredFile>,
-    /// Final numbers of the training.
-    pub metrics: Value,
-}
-
-/// What a version is made of.
-pub(crate) struct Publication<'a> {
-    pub(crate) organization: OrganizationId,
-    pub(crate) job: JobId,
-    pub(crate) adapter: &'a str,
-    pub(crate) base_model: Uuid,
-}
-
-/// Inserts the next version of the named adapter in the caller's transaction; the adapter is made with its first.
-pub(crate) async fn publish(
-    connection: &mut PgConnection,
-    publication: &Publication<'_>,
-    new: &NewAdapterVersion,
-) -> Result<(AdapterVersionId, i32), StoreError> {
-    let adapter = sqlx::query!(
-        "insert into adapters (id, organization_id, name, last_number) values ($1, $2, $3, 1)
-         on conflict (organization_id, name) do update set last_number = adapters.last_number + 1
-         returning id, last_number",
-        AdapterId::new().uuid(),
-        publication.organization.uuid(),
-        publication.adapter,
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    let version = AdapterVersionId::new();
-    let bytes: u64 = new.files.iter().map(|file| file.bytes).sum();
-    sqlx::query!(
-        "insert into adapter_versions (id, organization_id, adapter_id, number, job_id, base_model_id, digest, manifest,
-                                       files, bytes, metrics)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-        version.uuid(),
-        publication.organization.uuid(),
-        adapter.id,
-        adapter.last_number,
-        publication.job.uuid(),
-        publication.base_model,
-        new.digest.as_str(),
-        new.manifest,
-        to_json(&new.files),
-        i64::try_from(bytes).unwrap_or(i64::MAX),
-        new.metrics,
-    )
-    .execute(connection)
-    .await?;
-    Ok((version, adapter.last_number))
 }
 
 /// The organization's adapters, newest first.
@@ -244,7 +209,7 @@ pub async fn find(store: &Store, organization: OrganizationId, name: &str) -> Re
     row.ok_or(StoreError::NotFound("adapter"))?.try_into()
 }
 
-/// The versions of an adapter, newest first; none where there is no such adapter.
+/// The versions of an adapter that are not deleted, newest first; none where there is no such adapter.
 ///
 /// # Errors
 /// Database errors only.
@@ -254,17 +219,42 @@ pub async fn versions(
     name: &str,
     page: &Page<AdapterVersionId>,
 ) -> Result<Rows<AdapterVersion>, StoreError> {
+    list_versions(store, organization, name, false, page).await
+}
+
+/// As [`versions`], with those that are deleted.
+///
+/// # Errors
+/// Database errors only.
+pub async fn all_versions(
+    store: &Store,
+    organization: OrganizationId,
+    name: &str,
+    page: &Page<AdapterVersionId>,
+) -> Result<Rows<AdapterVersion>, StoreError> {
+    list_versions(store, organization, name, true, page).await
+}
+
+async fn list_versions(
+    store: &Store,
+    organization: OrganizationId,
+    name: &str,
+    with_deleted: bool,
+    page: &Page<AdapterVersionId>,
+) -> Result<Rows<AdapterVersion>, StoreError> {
     let rows = select_versions!(
         "where v.organization_id = $1 and a.name = $2
            and ($3::uuid is null
                 or v.number < (select cursor.number from adapter_versions as cursor
                                where cursor.organization_id = $1 and cursor.id = $3
                                  and cursor.adapter_id = v.adapter_id))
+           and ($5 or t.deleted_at is null)
          order by v.number desc limit $4",
         organization.uuid(),
         name,
         page.after.map(AdapterVersionId::uuid),
         fetch_limit(page),
+        with_deleted,
     )
     .fetch_all(store.pool())
     .await?;
@@ -275,7 +265,7 @@ pub async fn versions(
     Ok(Rows::cut(versions, page))
 }
 
-/// A version by adapter name and number; without a number, the newest.
+/// A version by adapter name and number; without a number, the newest. Deleted ones are not found.
 ///
 /// # Errors
 /// [`StoreError::NotFound`].
@@ -285,9 +275,26 @@ pub async fn find_version(
     name: &str,
     number: Option<i32>,
 ) -> Result<AdapterVersion, StoreError> {
+    let version = find_any_version(store, organization, name, number).await?;
+    match version.deletion {
+        None => Ok(version),
+        Some(_) => Err(StoreError::NotFound("adapter version")),
+    }
+}
+
+/// As [`find_version`], but finds deleted ones too; without a number, the newest that is not deleted before those.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub async fn find_any_version(
+    store: &Store,
+    organization: OrganizationId,
+    name: &str,
+    number: Option<i32>,
+) -> Result<AdapterVersion, StoreError> {
     let row = select_versions!(
         "where v.organization_id = $1 and a.name = $2 and ($3::integer is null or v.number = $3)
-         order by v.number desc limit 1",
+         order by (t.deleted_at is not null), v.number desc limit 1",
         organization.uuid(),
         name,
         number,
@@ -297,7 +304,29 @@ pub async fn find_version(
     row.ok_or(StoreError::NotFound("adapter version"))?.try_into()
 }
 
-/// A version by id.
+/// The version that a reference means now. One named by its number may be deleted.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub async fn resolve_reference(
+    store: &Store,
+    organization: OrganizationId,
+    name: &ResourceName,
+    reference: &VersionReference,
+) -> Result<AdapterVersion, StoreError> {
+    match reference {
+        VersionReference::Number(number) => {
+            find_any_version(store, organization, name.as_str(), Some(*number)).await
+        }
+        VersionReference::Latest => find_version(store, organization, name.as_str(), None).await,
+        VersionReference::Alias(alias) => {
+            let alias = aliases::find(store, organization, name.as_str(), alias).await?;
+            version(store, organization, alias.version_id).await
+        }
+    }
+}
+
+/// A version by id, deleted or not.
 ///
 /// # Errors
 /// [`StoreError::NotFound`].
@@ -329,33 +358,4 @@ pub(crate) async fn versions_by_id(
         .fetch_all(store.pool())
         .await?;
     rows.into_iter().map(AdapterVersion::try_from).collect()
-}
-
-/// Keeps these versions from being deleted until the caller's transaction ends.
-///
-/// # Errors
-/// [`StoreError::NotFound`] where one is deleted already, or another organization's.
-pub(crate) async fn keep(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    versions: &[Uuid],
-) -> Result<(), StoreError> {
-    let locked = sqlx::query!(
-        "select id from adapter_versions where organization_id = $1 and id = any($2) order by id for share",
-        organization.uuid(),
-        versions,
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    // A statement of its own: what was deleted while the one before waited is seen only now.
-    let deleted = sqlx::query_scalar!(
-        "select exists (select from adapter_version_tombstones where adapter_version_id = any($1)) as \"deleted!\"",
-        versions,
-    )
-    .fetch_one(connection)
-    .await?;
-    if deleted || locked.len() < versions.len() {
-        return Err(StoreError::NotFound("adapter version"));
-    }
-    Ok(())
 }

@@ -13,10 +13,11 @@ use tunesmith_types::{
 use uuid::Uuid;
 
 use crate::{
-    Store, StoreError, adapters,
+    Store, StoreError,
     alias_history::{self, Change},
     error::stored,
     revisions,
+    tombstones,
 };
 
 /// A name that points to one version of an adapter.
@@ -327,7 +328,7 @@ async fn version_of(
     .fetch_optional(&mut *connection)
     .await?
     .ok_or(StoreError::NotFound("adapter version"))?;
-    adapters::keep(connection, organization, &[id]).await?;
+    tombstones::keep(connection, organization, &[id]).await?;
     Ok(AdapterVersionId::from_uuid(id))
 }
 
@@ -385,6 +386,22 @@ pub async fn list(
         adapter,
     )
     .fetch_all(store.pool())
+    .await?;
+    rows.into_iter().map(Alias::try_from).collect()
+}
+
+/// The aliases that point to one of these versions.
+pub(crate) async fn of_versions(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    versions: &[Uuid],
+) -> Result<Vec<Alias>, StoreError> {
+    let rows = select_aliases!(
+        "where l.organization_id = $1 and l.adapter_version_id = any($2) order by a.name, l.name",
+        organization.uuid(),
+        versions,
+    )
+    .fetch_all(connection)
     .await?;
     rows.into_iter().map(Alias::try_from).collect()
 }

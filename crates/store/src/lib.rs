@@ -22,9 +22,12 @@ pub mod figures;
 pub mod files;
 pub mod idempotency;
 pub mod jobs;
+pub mod lineage;
+pub mod manifest;
 pub mod metrics;
 pub mod notifications;
 pub mod paging;
+mod publication;
 pub mod queue;
 pub mod refresh_tokens;
 pub mod replicas;
@@ -35,6 +38,7 @@ pub mod routing;
 pub mod runs;
 mod schema;
 pub mod shadows;
+pub mod tombstones;
 
 use std::{sync::Arc, time::Duration};
 

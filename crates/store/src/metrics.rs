@@ -1,6 +1,7 @@
 //! Numbers of a job, one row a step. They are written by [`queue::record_metrics`](crate::queue::record_metrics).
 
 use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
 use tunesmith_types::{
     ids::{JobId, OrganizationId},
     trainer::TrainerStep,
@@ -131,4 +132,45 @@ pub async fn list(
     .fetch_all(store.pool())
     .await?;
     Ok(rows)
+}
+
+/// What the numbers of a job come to, as its version says.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    steps: i64,
+    tokens: i64,
+    supervised_tokens: i64,
+    seconds: f64,
+    last: Map<String, Value>,
+}
+
+impl Summary {
+    /// Takes in the next step.
+    pub fn add(&mut self, row: &MetricRow) {
+        self.steps = row.step;
+        self.tokens += row.tokens.unwrap_or(0);
+        self.supervised_tokens += row.supervised_tokens.unwrap_or(0);
+        self.seconds += row.seconds.unwrap_or(0.0);
+        let numbers = [
+            ("train_loss", row.loss),
+            ("eval_loss", row.eval_loss),
+            ("eval_token_accuracy", row.eval_token_accuracy),
+        ];
+        for (name, number) in numbers {
+            if let Some(number) = number {
+                self.last.insert(name.to_owned(), json!(number));
+            }
+        }
+    }
+
+    /// Sums, and the last of each kind of loss.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut fields = self.last.clone();
+        fields.insert("steps".to_owned(), json!(self.steps));
+        fields.insert("tokens".to_owned(), json!(self.tokens));
+        fields.insert("supervised_tokens".to_owned(), json!(self.supervised_tokens));
+        fields.insert("training_seconds".to_owned(), json!(self.seconds));
+        Value::Object(fields)
+    }
 }

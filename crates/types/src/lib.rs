@@ -12,6 +12,7 @@ pub mod list;
 pub mod names;
 pub mod principal;
 pub mod probe;
+pub mod reason;
 pub mod rollouts;
 pub mod states;
 pub mod statistics;

@@ -1,8 +1,12 @@
 //! How people say which version of an adapter they mean: by number, by alias, or the latest.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use utoipa::openapi::{
+    RefOr,
+    schema::{ObjectBuilder, OneOfBuilder, Schema, Type},
+};
 
 use crate::{error::ParameterError, names::ResourceName};
 
@@ -95,6 +99,23 @@ impl<'de> Deserialize<'de> for AliasName {
     }
 }
 
+impl utoipa::ToSchema for AliasName {
+    fn name() -> Cow<'static, str> {
+        "AliasName".into()
+    }
+}
+
+impl utoipa::PartialSchema for AliasName {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .pattern(Some("^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$"))
+            .examples(["champion"])
+            .build()
+            .into()
+    }
+}
+
 /// Which version of an adapter: what stands behind the `@` of `support@7`, `support@champion` or `support@latest`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum VersionReference {
@@ -163,6 +184,25 @@ impl<'de> Deserialize<'de> for VersionReference {
             Err(_) => return Err(D::Error::custom(VersionReferenceError)),
         };
         text.parse().map_err(D::Error::custom)
+    }
+}
+
+impl utoipa::ToSchema for VersionReference {
+    fn name() -> Cow<'static, str> {
+        "VersionReference".into()
+    }
+}
+
+impl utoipa::PartialSchema for VersionReference {
+    fn schema() -> RefOr<Schema> {
+        let number = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(1))
+            .description(Some("This very version"));
+        let text = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("A number, an alias such as `champion`, or `latest`"));
+        RefOr::T(Schema::OneOf(OneOfBuilder::new().item(number).item(text).build()))
     }
 }
 

@@ -1,40 +1,33 @@
-//! What an adapter version says about itself, and the digest that names it for good.
+//! What the version of a claimed job says about itself, and what all runs of that job have in common.
 
-use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
-use tunesmith_store::{base_models::BaseModelDetails, files::StoredFile, queue::ClaimedJob};
+use serde_json::{Value, json};
+use tunesmith_store::{
+    base_models::BaseModelDetails,
+    files::StoredFile,
+    manifest::{self, Origin},
+    queue::ClaimedJob,
+};
 use tunesmith_types::names::Sha256Digest;
 
-/// Of the manifest's form.
-const MANIFEST_VERSION: u32 = 1;
+pub(crate) use tunesmith_store::manifest::canonical_digest;
 
-/// The manifest of the version that `job` makes. It holds nothing that differs from run to run, such as times.
+/// The manifest of the version that `job` ends with. A job begins with a fresh adapter, so it has no parent.
 pub(crate) fn manifest(
     job: &ClaimedJob,
     base: &BaseModelDetails,
     files: &[StoredFile],
     metrics: &Value,
 ) -> Value {
-    let files: Vec<Value> = files
-        .iter()
-        .map(|file| json!({"name": file.name, "sha256": file.sha256, "bytes": file.bytes}))
-        .collect();
-    json!({
-        "manifest_version": MANIFEST_VERSION,
-        "job": job.token.job_id,
-        "method": "sft",
-        "base_model": job.base_model.name,
-        "base_model_id": job.base_model.id,
-        "base_digest": base.digest,
-        "tokenizer_digest": base.tokenizer_digest,
-        "template_digest": base.template_digest,
-        "dataset": format!("{}@{}", job.dataset.name, job.dataset.number),
-        "dataset_id": job.dataset.id,
-        "dataset_sha256": job.dataset.sha256,
-        "hyperparameters": job.hyperparameters,
-        "metrics": metrics,
-        "files": files,
-    })
+    let origin = Origin {
+        job: job.token.job_id,
+        base_model: &job.base_model,
+        base,
+        dataset: &job.dataset,
+        hyperparameters: &job.hyperparameters,
+        checkpoint_step: None,
+        parent: None,
+    };
+    manifest::manifest(&origin, files, metrics)
 }
 
 /// Names what every run of a job must have in common, so that a checkpoint of another job is never resumed from.
@@ -47,44 +40,4 @@ pub(crate) fn config_hash(job: &ClaimedJob, base: &BaseModelDetails) -> Sha256Di
         "dataset": job.dataset.sha256,
         "hyperparameters": job.hyperparameters,
     }))
-}
-
-/// sha256 over the canonical text: keys sorted, no spaces.
-pub(crate) fn canonical_digest(value: &Value) -> Sha256Digest {
-    hex::encode(Sha256::digest(canonical(value).to_string()))
-        .parse()
-        .expect("invariant: a sha256 in hex is 64 digits")
-}
-
-/// The same value with the keys of all its objects sorted.
-fn canonical(value: &Value) -> Value {
-    match value {
-        Value::Array(items) => Value::Array(items.iter().map(canonical).collect()),
-        Value::Object(fields) => {
-            let mut sorted: Vec<_> = fields.iter().collect();
-            sorted.sort_by_key(|(name, _)| *name);
-            let fields = sorted
-                .into_iter()
-                .map(|(name, value)| (name.clone(), canonical(value)));
-            Value::Object(fields.collect::<Map<_, _>>())
-        }
-        other => other.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_order_of_keys_does_not_matter() {
-        let one = json!({"a": 1, "b": [{"x": 0.5, "y": null}]});
-        let other = json!({"b": [{"y": null, "x": 0.5}], "a": 1});
-        assert_eq!(canonical_digest(&one), canonical_digest(&other));
-        assert_eq!(
-            canonical(&other).to_string(),
-            r#"{"a":1,"b":[{"x":0.5,"y":null}]}"#
-        );
-        assert_ne!(canonical_digest(&one), canonical_digest(&json!({"a": 1})));
-    }
 }

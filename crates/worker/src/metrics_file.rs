@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tunesmith_store::{
     Store, StoreError,
-    metrics::{self, MetricRow},
+    metrics::{self, MetricRow, Summary},
     queue::ClaimedJob,
 };
 
@@ -55,41 +55,4 @@ fn lines(row: &MetricRow) -> impl Iterator<Item = Value> {
         |loss| json!({"step": row.step, "eval_loss": loss, "eval_token_accuracy": row.eval_token_accuracy}),
     );
     step.into_iter().chain(evaluation)
-}
-
-#[derive(Default)]
-struct Summary {
-    steps: i64,
-    tokens: i64,
-    supervised_tokens: i64,
-    seconds: f64,
-    last: Map<String, Value>,
-}
-
-impl Summary {
-    fn add(&mut self, row: &MetricRow) {
-        self.steps = row.step;
-        self.tokens += row.tokens.unwrap_or(0);
-        self.supervised_tokens += row.supervised_tokens.unwrap_or(0);
-        self.seconds += row.seconds.unwrap_or(0.0);
-        let numbers = [
-            ("train_loss", row.loss),
-            ("eval_loss", row.eval_loss),
-            ("eval_token_accuracy", row.eval_token_accuracy),
-        ];
-        for (name, number) in numbers {
-            if let Some(number) = number {
-                self.last.insert(name.to_owned(), json!(number));
-            }
-        }
-    }
-
-    fn to_json(&self) -> Value {
-        let mut fields = self.last.clone();
-        fields.insert("steps".to_owned(), json!(self.steps));
-        fields.insert("tokens".to_owned(), json!(self.tokens));
-        fields.insert("supervised_tokens".to_owned(), json!(self.supervised_tokens));
-        fields.insert("training_seconds".to_owned(), json!(self.seconds));
-        Value::Object(fields)
-    }
 }

@@ -3,18 +3,20 @@
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use tunesmith_types::api::adapters::{Adapter, AdapterVersion, DownloadableFiles};
+use tunesmith_types::api::adapters::{
+    Adapter, AdapterVersion, DeleteVersionQuery, DownloadableFiles, ListVersionsQuery,
+};
 use tunesmith_types::error::ErrorBody;
 use tunesmith_types::list::{List, PageQuery};
-use tunesmith_types::names::ResourceName;
+use tunesmith_types::version_reference::VersionReference;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{download_headers, name_in_path};
+use super::{download_headers, name_in_path, version_in_path};
 use crate::app::{adapters, tar_stream};
 use crate::error::ApiError;
 use crate::extract::Query;
-use crate::middleware::authenticate::Caller;
+use crate::middleware::authenticate::{Caller, Member};
 use crate::state::ApiState;
 
 /// The operations.
@@ -24,14 +26,9 @@ pub(crate) fn router() -> OpenApiRouter<ApiState> {
         .routes(routes!(get_adapter))
         .routes(routes!(list_adapter_versions))
         .routes(routes!(get_adapter_version))
+        .routes(routes!(delete_adapter_version))
         .routes(routes!(download_adapter_version))
         .routes(routes!(list_adapter_version_files))
-}
-
-fn version_in_path(name: &str, number: &str) -> Result<(ResourceName, i32), ApiError> {
-    let absent = || ApiError::not_found(adapters::VERSION_KIND, format!("{name}@{number}"));
-    let name = name.parse().map_err(|_| absent())?;
-    Ok((name, number.parse().map_err(|_| absent())?))
 }
 
 /// List adapters
@@ -67,7 +64,7 @@ async fn get_adapter(
 /// List the versions of an adapter
 #[utoipa::path(
     get, path = "/v1/adapters/{name}/versions", tag = "adapters",
-    params(("name" = String, Path, description = "The adapter"), PageQuery),
+    params(("name" = String, Path, description = "The adapter"), ListVersionsQuery),
     responses(
         (status = 200, description = "The versions, newest first", body = List<AdapterVersion>),
         (status = 404, description = "No such adapter", body = ErrorBody),
@@ -77,7 +74,7 @@ async fn list_adapter_versions(
     State(state): State<ApiState>,
     caller: Caller,
     Path(name): Path<String>,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<ListVersionsQuery>,
 ) -> Result<axum::Json<List<AdapterVersion>>, ApiError> {
     let name = name_in_path(adapters::KIND, &name)?;
     Ok(axum::Json(
@@ -88,7 +85,7 @@ async fn list_adapter_versions(
 /// Get a version of an adapter
 #[utoipa::path(
     get, path = "/v1/adapters/{name}/versions/{number}", tag = "adapters",
-    params(("name" = String, Path, description = "The adapter"), ("number" = i32, Path, description = "The version")),
+    params(("name" = String, Path, description = "The adapter"), ("number" = String, Path, description = "Number of the version, an alias, or `latest`")),
     responses(
         (status = 200, description = "The version with its manifest and files", body = AdapterVersion),
         (status = 404, description = "No such version", body = ErrorBody),
@@ -99,9 +96,45 @@ async fn get_adapter_version(
     caller: Caller,
     Path((name, number)): Path<(String, String)>,
 ) -> Result<axum::Json<AdapterVersion>, ApiError> {
-    let (name, number) = version_in_path(&name, &number)?;
+    let (name, version) = version_in_path(&name, &number)?;
     Ok(axum::Json(
-        adapters::version(&state, &caller.0, &name, number).await?,
+        adapters::version(&state, &caller.0, &name, &version).await?,
+    ))
+}
+
+/// Delete a version of an adapter
+///
+/// Its files go; number, digest and manifest stay, and its number is never given to another. Deleting it again is no
+/// error.
+#[utoipa::path(
+    delete, path = "/v1/adapters/{name}/versions/{number}", tag = "adapters",
+    params(
+        ("name" = String, Path, description = "The adapter"),
+        ("number" = i32, Path, description = "Number of the version"),
+        DeleteVersionQuery,
+    ),
+    responses(
+        (status = 200, description = "What is left of the version", body = AdapterVersion),
+        (status = 404, description = "No such version", body = ErrorBody),
+        (status = 409, description = "An alias or a deployment uses the version", body = ErrorBody),
+    )
+)]
+async fn delete_adapter_version(
+    State(state): State<ApiState>,
+    Member(caller): Member,
+    Path((name, number)): Path<(String, String)>,
+    Query(query): Query<DeleteVersionQuery>,
+) -> Result<axum::Json<AdapterVersion>, ApiError> {
+    let (name, version) = version_in_path(&name, &number)?;
+    // An alias may be elsewhere by the time that this is done.
+    let VersionReference::Number(number) = version else {
+        return Err(ApiError::not_found(
+            adapters::VERSION_KIND,
+            format!("{name}@{version}"),
+        ));
+    };
+    Ok(axum::Json(
+        adapters::delete_version(&state, &caller, &name, number, &query).await?,
     ))
 }
 
@@ -110,10 +143,11 @@ async fn get_adapter_version(
 /// A tar archive of a folder that `peft` loads. The same version always gives the same bytes.
 #[utoipa::path(
     get, path = "/v1/adapters/{name}/versions/{number}/download", tag = "adapters",
-    params(("name" = String, Path, description = "The adapter"), ("number" = i32, Path, description = "The version")),
+    params(("name" = String, Path, description = "The adapter"), ("number" = String, Path, description = "Number of the version, an alias, or `latest`")),
     responses(
         (status = 200, description = "The archive", content_type = "application/x-tar", body = Vec<u8>),
         (status = 404, description = "No such version", body = ErrorBody),
+        (status = 410, description = "The version is deleted", body = ErrorBody),
     )
 )]
 async fn download_adapter_version(
@@ -121,9 +155,9 @@ async fn download_adapter_version(
     caller: Caller,
     Path((name, number)): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
-    let (name, number) = version_in_path(&name, &number)?;
-    let version = adapters::stored_version(&state, &caller.0, &name, number).await?;
-    let folder = format!("{name}-v{number}");
+    let (name, version) = version_in_path(&name, &number)?;
+    let version = adapters::stored_version(&state, &caller.0, &name, &version).await?;
+    let folder = format!("{name}-v{}", version.number);
     let length = tar_stream::length(&version.files);
     let headers = download_headers("application/x-tar", &format!("{folder}.tar"), length);
     let archive = tar_stream::archive(state.blobs.clone(), folder, version.files);
@@ -135,10 +169,11 @@ async fn download_adapter_version(
 /// Each address works for some minutes without credentials; compare what you got with its sha256.
 #[utoipa::path(
     get, path = "/v1/adapters/{name}/versions/{number}/files", tag = "adapters",
-    params(("name" = String, Path, description = "The adapter"), ("number" = i32, Path, description = "The version")),
+    params(("name" = String, Path, description = "The adapter"), ("number" = String, Path, description = "Number of the version, an alias, or `latest`")),
     responses(
         (status = 200, description = "The files", body = DownloadableFiles),
         (status = 404, description = "No such version", body = ErrorBody),
+        (status = 410, description = "The version is deleted", body = ErrorBody),
     )
 )]
 async fn list_adapter_version_files(
@@ -146,8 +181,8 @@ async fn list_adapter_version_files(
     caller: Caller,
     Path((name, number)): Path<(String, String)>,
 ) -> Result<axum::Json<DownloadableFiles>, ApiError> {
-    let (name, number) = version_in_path(&name, &number)?;
+    let (name, version) = version_in_path(&name, &number)?;
     Ok(axum::Json(
-        adapters::files(&state, &caller.0, &name, number).await?,
+        adapters::files(&state, &caller.0, &name, &version).await?,
     ))
 }

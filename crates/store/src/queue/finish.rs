@@ -14,11 +14,12 @@ use super::{
 };
 use crate::{
     Store, StoreError,
-    adapters::{self, NewAdapterVersion, Publication},
+    adapters::NewAdapterVersion,
     events::{self, NewEvent},
     files::{StoredFile, to_json},
     jobs::JobError,
     notifications::{notify_job_queued, notify_job_updated},
+    publication::{self, Publication},
 };
 
 /// What a finished run hands over.
@@ -56,10 +57,12 @@ pub async fn complete(
     let publication = Publication {
         organization: held.organization_id,
         job: token.job_id,
+        checkpoint_step: None,
         adapter: &held.adapter,
         base_model: held.base_model_id,
     };
-    let (version_id, number) = adapters::publish(&mut transaction, &publication, &completion.version).await?;
+    let (version_id, number) =
+        publication::publish(&mut transaction, &publication, &completion.version).await?;
     sqlx::query!(
         "update jobs
          set state = 'succeeded', lease_id = null, lease_until = null, worker = null, finished_at = clock_timestamp(),

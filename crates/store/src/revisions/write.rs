@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::{Revision, Route, get};
 use crate::{
-    Store, StoreError, adapters, error::stored_json, files::to_json,
-    notifications::notify_deployment_updated, rollouts,
+    Store, StoreError, error::stored_json, files::to_json,
+    notifications::notify_deployment_updated, rollouts, tombstones,
 };
 
 /// A revision to be made.
@@ -176,7 +176,7 @@ pub(crate) async fn require_versions(
     routes: &[Route],
 ) -> Result<(), StoreError> {
     let wanted: Vec<Uuid> = versions(routes).into_iter().map(AdapterVersionId::uuid).collect();
-    adapters::keep(&mut *connection, organization, &wanted).await?;
+    tombstones::keep(&mut *connection, organization, &wanted).await?;
     let rows = sqlx::query!(
         "select (v.base_model_id = d.base_model_id) as \"fits!\"
          from adapter_versions v join deployments d on d.organization_id = v.organization_id

@@ -1,9 +1,9 @@
 //! Adapters and their versions.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
-use crate::ids::{AdapterId, AdapterVersionId, BaseModelId, JobId};
+use crate::ids::{AdapterId, AdapterVersionId, BaseModelId, JobId, UserId};
 
 /// A named LoRA adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -54,8 +54,50 @@ pub struct AdapterVersion {
     pub metrics: serde_json::Value,
     /// Its files.
     pub files: Vec<StoredFile>,
+    /// Optimizer steps of the checkpoint that it was made from; null where it is what the job ended with.
+    pub checkpoint_step: Option<i64>,
+    /// The version whose adapter its training began with.
+    pub parent_version_id: Option<AdapterVersionId>,
     /// When it was made.
     pub created_at: i64,
+    /// When it was deleted; its files are gone then.
+    pub deleted_at: Option<i64>,
+    /// Who deleted it.
+    pub deleted_by: Option<UserId>,
+    /// Why it was deleted.
+    pub deletion_reason: Option<String>,
+}
+
+/// Query of the list of an adapter's versions.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ListVersionsQuery {
+    /// The `last_id` of the page before; absent for the first page.
+    pub after: Option<String>,
+    /// Rows of the page, 1 to 100 (20 when absent).
+    pub limit: Option<u16>,
+    /// Lists deleted versions too.
+    #[serde(default)]
+    pub include_deleted: bool,
+}
+
+/// Query of a deletion.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DeleteVersionQuery {
+    /// Why, for whoever comes after you; at most 1000 characters.
+    pub reason: Option<String>,
+}
+
+/// A checkpoint to be made a version.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublishCheckpointRequest {
+    /// Adapter whose next version it becomes (default: the job's); a new name makes a new adapter.
+    #[schema(example = "support")]
+    pub adapter: Option<String>,
 }
 
 /// A file of a version or of a base model.

@@ -3,6 +3,7 @@
 //! Requests refuse unknown fields. In every body, times are unix seconds, sizes are bytes, and `object` names the kind.
 
 pub mod adapters;
+pub mod aliases;
 pub mod api_keys;
 pub mod auth;
 pub mod base_models;
@@ -10,6 +11,7 @@ pub mod datasets;
 pub mod deployments;
 pub mod feedback;
 pub mod jobs;
+pub mod lineage;
 pub mod rollouts;
 pub mod usage;
 

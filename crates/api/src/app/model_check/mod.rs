@@ -3,7 +3,7 @@
 mod config;
 mod family;
 mod modules;
-mod safetensors_header;
+pub(super) mod safetensors_header;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet};

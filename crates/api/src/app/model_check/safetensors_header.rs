@@ -5,14 +5,43 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 /// Longest header that is read.
-pub(super) const MOST_HEADER_BYTES: u64 = 8 << 20;
+pub(in crate::app) const MOST_HEADER_BYTES: u64 = 8 << 20;
 const MOST_TENSORS: usize = 65_536;
 
 /// What a header says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Header {
+pub(in crate::app) struct Header {
     /// Shapes by name.
-    pub(super) shapes: BTreeMap<String, Vec<u64>>,
+    pub(in crate::app) shapes: BTreeMap<String, Vec<u64>>,
+    /// Type and bytes of each tensor, in the order of the file.
+    pub(in crate::app) layout: Vec<(FloatType, u64)>,
+}
+
+/// The types of numbers that can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::app) enum FloatType {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl FloatType {
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "F32" => Some(Self::F32),
+            "F16" => Some(Self::F16),
+            "BF16" => Some(Self::Bf16),
+            _ => None,
+        }
+    }
+
+    /// Bytes of one number.
+    pub(in crate::app) const fn width(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -30,7 +59,7 @@ struct Tensor {
 }
 
 /// Length of the header, from the first 8 bytes of a file of `file_bytes` bytes.
-pub(super) fn length(front: &[u8], file_bytes: u64) -> Result<u64, String> {
+pub(in crate::app) fn length(front: &[u8], file_bytes: u64) -> Result<u64, String> {
     let front: [u8; 8] = front
         .try_into()
         .map_err(|_| "it is too short for a safetensors file.".to_owned())?;
@@ -42,7 +71,7 @@ pub(super) fn length(front: &[u8], file_bytes: u64) -> Result<u64, String> {
 }
 
 /// Parses a header in front of `data_bytes` bytes of data: every byte must belong to exactly one tensor.
-pub(super) fn parse(text: &[u8], data_bytes: u64) -> Result<Header, String> {
+pub(in crate::app) fn parse(text: &[u8], data_bytes: u64) -> Result<Header, String> {
     let entries: BTreeMap<String, Entry> =
         serde_json::from_slice(text).map_err(|error| format!("its header is not readable: {error}."))?;
     if entries.len() > MOST_TENSORS {
@@ -58,13 +87,15 @@ pub(super) fn parse(text: &[u8], data_bytes: u64) -> Result<Header, String> {
     }
     tensors.sort_by_key(|(_, tensor)| tensor.data_offsets);
     let mut end = 0;
+    let mut layout = Vec::with_capacity(tensors.len());
     for (name, tensor) in &tensors {
-        let bytes = bytes_of(name, tensor)?;
+        let (float, bytes) = bytes_of(name, tensor)?;
         if tensor.data_offsets.0 != end || tensor.data_offsets.1 != end + bytes {
             return Err(format!(
                 "the bytes of tensor `{name}` overlap others or leave a gap."
             ));
         }
+        layout.push((float, bytes));
         end += bytes;
     }
     if end != data_bytes {
@@ -77,25 +108,24 @@ pub(super) fn parse(text: &[u8], data_bytes: u64) -> Result<Header, String> {
             .into_iter()
             .map(|(name, tensor)| (name, tensor.shape))
             .collect(),
+        layout,
     })
 }
 
-fn bytes_of(name: &str, tensor: &Tensor) -> Result<u64, String> {
-    let width: u64 = match tensor.dtype.as_str() {
-        "F32" => 4,
-        "F16" | "BF16" => 2,
-        other => {
-            return Err(format!(
-                "tensor `{name}` has the type {other}; F32, F16 and BF16 can be read."
-            ));
-        }
-    };
+fn bytes_of(name: &str, tensor: &Tensor) -> Result<(FloatType, u64), String> {
+    let float = FloatType::parse(&tensor.dtype).ok_or_else(|| {
+        format!(
+            "tensor `{name}` has the type {}; F32, F16 and BF16 can be read.",
+            tensor.dtype
+        )
+    })?;
     let bytes = tensor
         .shape
         .iter()
-        .try_fold(width, |product, size| product.checked_mul(*size));
+        .try_fold(float.width() as u64, |product, size| product.checked_mul(*size));
     bytes
         .filter(|bytes| *bytes <= 1 << 48)
+        .map(|bytes| (float, bytes))
         .ok_or_else(|| format!("tensor `{name}` is too large."))
 }
 
