@@ -10,6 +10,7 @@ use tunesmith_types::ids::{AdapterVersionId, DeploymentId, OrganizationId};
 use tunesmith_types::list::{List, MAX_LIMIT, Page, PageQuery};
 use tunesmith_types::names::ResourceName;
 use tunesmith_types::principal::Principal;
+use tunesmith_types::reason::Reason;
 use tunesmith_types::states::{BaseModelState, RevisionKind};
 
 use super::base_models;
@@ -21,8 +22,6 @@ use crate::state::ApiState;
 pub const KIND: &str = "deployment";
 /// All requests.
 const WHOLE: u8 = 100;
-/// Most characters of a reason.
-const LONGEST_REASON: usize = 1000;
 
 /// Makes a deployment with its first revision, which is pending until a replica answers for it.
 ///
@@ -95,11 +94,12 @@ pub async fn promote(
     };
     let found = find_fitting(state, organization, &deployment, &wanted).await?;
     let routes = [found.route(WHOLE)];
+    let note = Reason::parse("reason", request.reason.as_deref())?;
     let new = NewRevision {
         kind: RevisionKind::Promote,
         expected_number: request.expected_revision,
         routes: &routes,
-        note: reason(request.reason.as_deref())?,
+        note: note.as_ref().map(Reason::as_str),
         created_by: caller.user_id,
     };
     let revision = revisions::create(&state.store, organization, deployment.id, &new)
@@ -191,18 +191,6 @@ pub(super) fn revision_error(error: tunesmith_store::StoreError) -> ApiError {
             message,
         },
         other => other,
-    }
-}
-
-/// A reason for the history, if one is given.
-pub(super) fn reason(given: Option<&str>) -> Result<Option<&str>, ApiError> {
-    let given = given.map(str::trim).filter(|text| !text.is_empty());
-    match given {
-        Some(text) if text.chars().count() > LONGEST_REASON => {
-            let message = format!("`reason` may have at most {LONGEST_REASON} characters.");
-            Err(ApiError::parameter("reason", message))
-        }
-        given => Ok(given),
     }
 }
 

@@ -9,12 +9,13 @@ use tunesmith_types::api::rollouts as body;
 use tunesmith_types::ids::AdapterVersionId;
 use tunesmith_types::names::ResourceName;
 use tunesmith_types::principal::Principal;
+use tunesmith_types::reason::Reason;
 use tunesmith_types::rollouts::CanaryPlan;
 use tunesmith_types::states::{CanaryState, RevisionKind};
 
 use super::adapters::VERSION_KIND;
 use super::deployment_targets::{Wanted, find_fitting};
-use super::deployments::{self, find, names_of, reason, revision_error, route_view};
+use super::deployments::{self, find, names_of, revision_error, route_view};
 use crate::error::{ApiError, OrNotFound};
 use crate::state::ApiState;
 
@@ -65,11 +66,12 @@ pub async fn split(
         }
         routes.push(route);
     }
+    let note = Reason::parse("reason", request.reason.as_deref())?;
     let new = NewRevision {
         kind: RevisionKind::Split,
         expected_number: request.expected_revision,
         routes: &routes,
-        note: reason(request.reason.as_deref())?,
+        note: note.as_ref().map(Reason::as_str),
         created_by: caller.user_id,
     };
     revise(state, caller, &deployment, &new).await
@@ -100,7 +102,7 @@ pub async fn rollback(
 ) -> Result<deployment_body::Deployment, ApiError> {
     let organization = caller.organization_id;
     let deployment = find(state, caller, name).await?;
-    let note = reason(request.reason.as_deref())?;
+    let note = Reason::parse("reason", request.reason.as_deref())?;
     let routes = match request.to_revision {
         Some(number) => {
             let found = revisions::find(&state.store, organization, deployment.id, number).await;
@@ -120,7 +122,7 @@ pub async fn rollback(
         kind: RevisionKind::Rollback,
         expected_number: request.expected_revision,
         routes: &routes,
-        note,
+        note: note.as_ref().map(Reason::as_str),
         created_by: caller.user_id,
     };
     revise(state, caller, &deployment, &new).await
@@ -173,11 +175,12 @@ pub async fn start_canary(
         alias: request.alias.as_deref(),
     };
     let candidate = candidate(state, caller, &deployment, &wanted).await?;
+    let note = Reason::parse("reason", request.reason.as_deref())?;
     let new = NewCanary {
         candidate,
         plan: &plan,
         expected_number: request.expected_revision,
-        note: reason(request.reason.as_deref())?,
+        note: note.as_ref().map(Reason::as_str),
         created_by: caller.user_id,
     };
     let started = rollouts::start(&state.store, organization, deployment.id, &new).await;
