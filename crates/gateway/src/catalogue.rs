@@ -32,10 +32,13 @@ pub(crate) struct BaseModel {
     pub(crate) name: ResourceName,
     pub(crate) digest: Sha256Digest,
     pub(crate) files: Vec<StoredFile>,
+    /// Whether it is everybody's.
+    pub(crate) shared: bool,
 }
 
 impl BaseModel {
     fn ready(model: base_models::BaseModel) -> Option<Self> {
+        let shared = model.organization_id.is_none();
         let base_models::BaseModel {
             id, name, details, ..
         } = model;
@@ -45,6 +48,7 @@ impl BaseModel {
             name,
             digest,
             files,
+            shared,
         })
     }
 }
@@ -93,6 +97,11 @@ impl Catalogue {
     /// Tells of changes of deployments.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.snapshots.subscribe()
+    }
+
+    /// The store itself.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// Everything that replicas ought to serve, for all organizations.

@@ -2,6 +2,7 @@
 
 use axum::{
     Json,
+    extract::rejection::JsonRejection,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -37,6 +38,15 @@ pub enum GatewayError {
         /// A sentence.
         message: String,
     },
+    /// The body is larger than a request may be.
+    #[error("the body has more than {limit} bytes")]
+    TooLarge {
+        /// Most bytes.
+        limit: usize,
+    },
+    /// The body is not said to be JSON.
+    #[error("the body is not said to be JSON")]
+    MediaType,
     /// More tokens than the model has room for.
     #[error("the request needs {requested} tokens of {limit}")]
     ContextLength {
@@ -65,6 +75,21 @@ pub enum GatewayError {
 }
 
 impl GatewayError {
+    /// A body that axum could not read; `limit` is the most bytes that it may have.
+    pub(crate) fn unreadable(rejection: &JsonRejection, limit: usize) -> Self {
+        match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Self::TooLarge { limit },
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => Self::MediaType,
+            _ => Self::Invalid {
+                param: None,
+                message: format!(
+                    "The body is not usable JSON: {}.",
+                    rejection.body_text().trim_end_matches('.')
+                ),
+            },
+        }
+    }
+
     /// What `error`, from the replica that serves `internal` for the public name `model`, means for the caller.
     pub(crate) fn from_upstream(error: UpstreamError, internal: &str, model: &str) -> Self {
         if let Some(ContextLength { limit, requested }) = error.context_length() {
@@ -72,7 +97,7 @@ impl GatewayError {
         }
         match error.status {
             400 | 422 => Self::Invalid {
-                message: error.message.replace(internal, model).chars().take(500).collect(),
+                message: error.public_words(internal, model),
                 param: error.param,
             },
             413 => Self::Invalid {
@@ -101,6 +126,8 @@ impl GatewayError {
             Self::ModelNotFound(_) | Self::NothingActive(_) => StatusCode::NOT_FOUND,
             Self::Starting(_) | Self::NoReplica { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Invalid { .. } | Self::ContextLength { .. } => StatusCode::BAD_REQUEST,
+            Self::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Overloaded { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Upstream { .. } => StatusCode::BAD_GATEWAY,
             Self::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -143,6 +170,15 @@ impl GatewayError {
                 param.as_deref(),
                 message.clone(),
             ),
+            Self::TooLarge { limit } => {
+                let message =
+                    format!("The body may have at most {limit} bytes. Send fewer or shorter messages.");
+                ErrorBody::new(InvalidRequestError, "body_too_large", None, message)
+            }
+            Self::MediaType => {
+                let message = "The body must be JSON; set the header `content-type: application/json`.";
+                ErrorBody::new(InvalidRequestError, "unsupported_media_type", None, message)
+            }
             Self::ContextLength { limit, requested } => {
                 let message = format!(
                     "This model's maximum context length is {limit} tokens; the request needs {requested}. Shorten the messages or lower `max_tokens`."

@@ -12,6 +12,8 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tunesmith_types::ids::BaseModelId;
 
+use crate::settings::ReplicaSecret;
+
 /// A place where a base model is served. A restart gives it a new generation, because it has then forgotten all.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct ReplicaKey {
@@ -19,14 +21,22 @@ pub(crate) struct ReplicaKey {
     pub(crate) generation: u64,
 }
 
-/// What is known of one replica.
-#[derive(Debug, Clone)]
-pub(crate) struct ReplicaState {
+/// A replica that answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KnownReplica {
     pub(crate) key: ReplicaKey,
     /// The replica's own name for the base model.
     pub(crate) base_name: String,
+    /// What it wants to see as bearer.
+    pub(crate) api_key: Option<ReplicaSecret>,
+}
+
+/// What is known of one replica.
+#[derive(Debug, Clone)]
+struct ReplicaState {
+    known: KnownReplica,
     /// Names of adapters that were loaded and probed.
-    pub(crate) ready: HashSet<String>,
+    ready: HashSet<String>,
     running: Running,
 }
 
@@ -40,15 +50,6 @@ fn count(running: &Running) -> MutexGuard<'_, HashMap<String, usize>> {
 }
 
 impl ReplicaState {
-    pub(crate) fn new(key: ReplicaKey, base_name: String) -> Self {
-        Self {
-            key,
-            base_name,
-            ready: HashSet::new(),
-            running: Arc::default(),
-        }
-    }
-
     fn in_flight(&self) -> usize {
         count(&self.running).values().sum()
     }
@@ -57,6 +58,10 @@ impl ReplicaState {
 #[derive(Debug, Default)]
 struct BaseState {
     replicas: Vec<ReplicaState>,
+    /// Counters of all replicas that are known or still have requests: one that was silent for a moment keeps its own.
+    running: HashMap<ReplicaKey, Running>,
+    /// When each adapter was last asked for.
+    adapters_used: HashMap<String, Instant>,
     last_used: Option<Instant>,
     /// Why there is no replica, where starting one failed.
     failure: Option<String>,
@@ -84,7 +89,18 @@ pub(crate) struct Lease {
     pub(crate) url: String,
     /// The replica's name for the model that was asked for.
     pub(crate) internal: String,
+    api_key: Option<ReplicaSecret>,
     running: Running,
+}
+
+impl Lease {
+    /// Adds what the replica wants to see of its callers.
+    pub(crate) fn authorize(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.api_key {
+            Some(key) => request.bearer_auth(key.as_str()),
+            None => request,
+        }
+    }
 }
 
 impl Drop for Lease {
@@ -118,24 +134,32 @@ impl Fleet {
         self.changes.send_modify(|count| *count += 1);
     }
 
+    /// Has the reconciler look again.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     /// Replaces what is known of a base model's replicas. `failure` says why there are none.
-    pub(crate) fn set_replicas(
-        &self,
-        base: BaseModelId,
-        keys: &[(ReplicaKey, String)],
-        failure: Option<String>,
-    ) {
+    pub(crate) fn set_replicas(&self, base: BaseModelId, known: &[KnownReplica], failure: Option<String>) {
         let mut bases = self.lock();
         let state = bases.entry(base).or_default();
-        let mut replicas = Vec::with_capacity(keys.len());
-        for (key, name) in keys {
-            let known = state.replicas.iter().find(|replica| replica.key == *key);
-            replicas.push(
-                known
-                    .cloned()
-                    .unwrap_or_else(|| ReplicaState::new(key.clone(), name.clone())),
-            );
+        let mut replicas = Vec::with_capacity(known.len());
+        for known in known {
+            let before = state
+                .replicas
+                .iter()
+                .find(|replica| replica.known.key == known.key);
+            let ready = before.map(|replica| replica.ready.clone()).unwrap_or_default();
+            let running = Arc::clone(state.running.entry(known.key.clone()).or_default());
+            replicas.push(ReplicaState {
+                known: known.clone(),
+                ready,
+                running,
+            });
         }
+        state
+            .running
+            .retain(|key, running| !count(running).is_empty() || known.iter().any(|known| known.key == *key));
         state.replicas = replicas;
         state.failure = failure;
         drop(bases);
@@ -150,7 +174,7 @@ impl Fleet {
             .or_default()
             .replicas
             .iter_mut()
-            .find(|replica| replica.key == *key)
+            .find(|replica| replica.known.key == *key)
         {
             if ready {
                 replica.ready.insert(name.to_owned());
@@ -170,7 +194,7 @@ impl Fleet {
             .unwrap_or_default();
         replicas
             .iter()
-            .any(|replica| replica.key == *key && replica.ready.contains(name))
+            .any(|replica| replica.known.key == *key && replica.ready.contains(name))
     }
 
     /// Requests that are running on, or waiting for, a base model.
@@ -184,13 +208,17 @@ impl Fleet {
     /// Whether a request runs on `key` under the name `name`.
     pub(crate) fn is_in_use(&self, base: BaseModelId, key: &ReplicaKey, name: &str) -> bool {
         let bases = self.lock();
-        let replicas = bases
+        let running = bases.get(&base).and_then(|state| state.running.get(key));
+        running.is_some_and(|running| count(running).contains_key(name))
+    }
+
+    /// When each adapter of a base model was last asked for.
+    pub(crate) fn adapters_used(&self, base: BaseModelId) -> HashMap<String, Instant> {
+        let bases = self.lock();
+        bases
             .get(&base)
-            .map(|state| state.replicas.as_slice())
-            .unwrap_or_default();
-        replicas
-            .iter()
-            .any(|replica| replica.key == *key && count(&replica.running).contains_key(name))
+            .map(|state| state.adapters_used.clone())
+            .unwrap_or_default()
     }
 
     /// When each base model was last asked for.
@@ -241,13 +269,18 @@ impl Fleet {
             .iter()
             .filter(|replica| adapter.is_none_or(|name| replica.ready.contains(name)));
         let replica = able.min_by_key(|replica| replica.in_flight())?;
-        let internal = adapter.unwrap_or(&replica.base_name).to_owned();
+        let internal = adapter.unwrap_or(&replica.known.base_name).to_owned();
         *count(&replica.running).entry(internal.clone()).or_default() += 1;
-        Some(Lease {
-            url: replica.key.url.clone(),
+        let lease = Lease {
+            url: replica.known.key.url.clone(),
             internal,
+            api_key: replica.known.api_key.clone(),
             running: Arc::clone(&replica.running),
-        })
+        };
+        if let Some(name) = adapter {
+            state.adapters_used.insert(name.to_owned(), Instant::now());
+        }
+        Some(lease)
     }
 
     fn unavailable(&self, base: BaseModelId) -> Unavailable {
@@ -261,7 +294,11 @@ impl Fleet {
     /// Tells the reconciler that a replica is not as it was thought to be.
     pub(crate) fn doubt(&self, base: BaseModelId, url: &str, adapter: Option<&str>) {
         if let Some(state) = self.lock().get_mut(&base) {
-            for replica in state.replicas.iter_mut().filter(|replica| replica.key.url == url) {
+            for replica in state
+                .replicas
+                .iter_mut()
+                .filter(|replica| replica.known.key.url == url)
+            {
                 match adapter {
                     Some(name) => drop(replica.ready.remove(name)),
                     None => replica.ready.clear(),
@@ -305,6 +342,14 @@ mod tests {
         }
     }
 
+    fn known(url: &str, generation: u64) -> KnownReplica {
+        KnownReplica {
+            key: key(url, generation),
+            base_name: "primer".to_owned(),
+            api_key: None,
+        }
+    }
+
     #[tokio::test]
     async fn a_request_waits_for_its_version_and_holds_it() {
         let fleet = Fleet::new(Arc::new(Notify::new()));
@@ -319,7 +364,7 @@ mod tests {
         });
         fleet.wake.notified().await;
         assert_eq!(fleet.load(base), 1);
-        fleet.set_replicas(base, &[(key("http://a", 1), "primer".to_owned())], None);
+        fleet.set_replicas(base, &[known("http://a", 1)], None);
         fleet.set_ready(base, &key("http://a", 1), "a--v1-00000000", true);
         let lease = waiter.await.unwrap().unwrap();
         assert_eq!(
@@ -335,10 +380,10 @@ mod tests {
     async fn a_restarted_replica_has_forgotten_its_adapters() {
         let fleet = Fleet::new(Arc::new(Notify::new()));
         let base = BaseModelId::new();
-        fleet.set_replicas(base, &[(key("http://a", 1), "primer".to_owned())], None);
+        fleet.set_replicas(base, &[known("http://a", 1)], None);
         fleet.set_ready(base, &key("http://a", 1), "x", true);
         assert!(fleet.acquire(base, Some("x"), Duration::ZERO).await.is_ok());
-        fleet.set_replicas(base, &[(key("http://a", 2), "primer".to_owned())], None);
+        fleet.set_replicas(base, &[known("http://a", 2)], None);
         assert_eq!(
             fleet.acquire(base, Some("x"), Duration::ZERO).await.unwrap_err(),
             Unavailable::Starting

@@ -1,9 +1,16 @@
 //! Proof that a loaded adapter acts. A load that answers 200 and changes nothing is the commonest silent fault of
-//! multi-LoRA servers, so a version is only routed to after its answers were seen to differ from the base model's.
+//! multi-LoRA servers, so a version is only routed to after it gave the answers that were recorded when it was trained,
+//! or, where none were recorded, after its answers were seen to differ from the base model's.
 
 use std::{fs, io, path::Path};
 
-use crate::replica::{Fingerprint, ReplicaClient, ReplicaError};
+use serde_json::{Value, json};
+use tunesmith_types::probe::Probe;
+
+use crate::{
+    golden::{self, Comparison},
+    replica::{Continuation, ReplicaClient, ReplicaError},
+};
 
 /// Short and general, so that any tokenizer has them.
 const PROMPTS: [&str; 2] = ["The answer to the question is", "1. "];
@@ -22,6 +29,19 @@ pub(crate) enum ProbeError {
         "`{name}` answers exactly as the base model does, although its weights are not zero: it was loaded but does not act"
     )]
     NoEffect { name: String },
+    /// The adapter acts, but not as it did when it was trained.
+    #[error(
+        "`{name}` does not answer as it did when it was trained: token {} of golden prompt {} has the log-probability \
+         {measured:.3}, recorded was {recorded:.3}",
+        place + 1, prompt + 1
+    )]
+    Differs {
+        name: String,
+        prompt: usize,
+        place: usize,
+        recorded: f64,
+        measured: f64,
+    },
     /// The staged weights cannot be read.
     #[error("the weights of `{name}` cannot be read")]
     Weights {
@@ -35,31 +55,94 @@ impl ProbeError {
     pub(crate) fn is_permanent(&self) -> bool {
         match self {
             Self::Replica(error) => error.is_permanent(),
-            Self::NoAnswer { .. } | Self::NoEffect { .. } => true,
+            Self::NoAnswer { .. } | Self::NoEffect { .. } | Self::Differs { .. } => true,
             Self::Weights { .. } => false,
         }
     }
 }
 
-/// Asks `name` and `base` the same and compares. `folder` holds the adapter's files.
+/// Asks `name` what its `manifest` has golden answers to. `folder` holds the adapter's files.
 pub(crate) async fn probe(
+    replica: &ReplicaClient,
+    base: &str,
+    name: &str,
+    manifest: &Value,
+    folder: &Path,
+) -> Result<(), ProbeError> {
+    let probes = recorded(manifest, name);
+    if probes.is_empty() {
+        return differs_from_base(replica, base, name, folder).await;
+    }
+    for (place, probe) in probes.iter().enumerate() {
+        check(replica, base, name, place, probe).await?;
+    }
+    Ok(())
+}
+
+/// The golden answers in a manifest. Versions of before golden answers were recorded have none.
+fn recorded(manifest: &Value, name: &str) -> Vec<Probe> {
+    let probes = match manifest.get(Probe::FIELD) {
+        None | Some(Value::Null) => return Vec::new(),
+        Some(probes) => serde_json::from_value::<Vec<Probe>>(probes.clone()),
+    };
+    let mut probes = probes.unwrap_or_else(|error| {
+        tracing::warn!(%name, %error, "a manifest has probes that cannot be read");
+        Vec::new()
+    });
+    probes.retain(|probe| !probe.prompt.is_empty() && !probe.completion.is_empty());
+    probes
+}
+
+async fn check(
+    replica: &ReplicaClient,
+    base: &str,
+    name: &str,
+    place: usize,
+    probe: &Probe,
+) -> Result<(), ProbeError> {
+    let (prompt, length) = (json!(probe.prompt), probe.completion.len());
+    let answer = replica.continuation(name, &prompt, length).await?;
+    let (token, recorded, measured) = match golden::compare(probe, &answer) {
+        Comparison::Agrees => return Ok(()),
+        Comparison::Unusable => return Err(unusable(name)),
+        Comparison::Differs {
+            place,
+            recorded,
+            measured,
+        } => (place, recorded, measured),
+    };
+    // Where the recorded numbers set adapter and base apart, the base's own answer says which fault it is.
+    if golden::is_telling(probe) && answer == replica.continuation(base, &prompt, length).await? {
+        return Err(ProbeError::NoEffect {
+            name: name.to_owned(),
+        });
+    }
+    Err(ProbeError::Differs {
+        name: name.to_owned(),
+        prompt: place,
+        place: token,
+        recorded,
+        measured,
+    })
+}
+
+/// Asks `name` and `base` the same and compares.
+async fn differs_from_base(
     replica: &ReplicaClient,
     base: &str,
     name: &str,
     folder: &Path,
 ) -> Result<(), ProbeError> {
-    let mut differs = false;
     for prompt in PROMPTS {
-        let tuned = answered(replica.fingerprint(name, prompt).await?, name)?;
-        let plain = answered(replica.fingerprint(base, prompt).await?, base)?;
-        differs |= tuned != plain;
-        if differs {
+        let prompt = json!(prompt);
+        let tuned = replica.continuation(name, &prompt, Probe::MOST_TOKENS).await?;
+        let plain = replica.continuation(base, &prompt, Probe::MOST_TOKENS).await?;
+        if answered(tuned, name)? != answered(plain, base)? {
             return Ok(());
         }
     }
     let weights = folder.join("adapter_model.safetensors");
-    let path = weights.clone();
-    let zero = tokio::task::spawn_blocking(move || acts_on_nothing(&path)).await;
+    let zero = tokio::task::spawn_blocking(move || acts_on_nothing(&weights)).await;
     let zero = zero.expect("invariant: reading weights does not panic");
     match zero {
         Ok(true) => Ok(()),
@@ -73,15 +156,14 @@ pub(crate) async fn probe(
     }
 }
 
-fn answered(fingerprint: Fingerprint, name: &str) -> Result<Fingerprint, ProbeError> {
-    let usable =
-        !fingerprint.logprobs.is_empty() && fingerprint.logprobs.iter().all(|value| value.is_finite());
-    if usable {
-        Ok(fingerprint)
-    } else {
-        Err(ProbeError::NoAnswer {
-            name: name.to_owned(),
-        })
+fn answered(answer: Continuation, name: &str) -> Result<Continuation, ProbeError> {
+    let usable = !answer.logprobs.is_empty() && answer.logprobs.iter().all(|value| value.is_finite());
+    if usable { Ok(answer) } else { Err(unusable(name)) }
+}
+
+fn unusable(name: &str) -> ProbeError {
+    ProbeError::NoAnswer {
+        name: name.to_owned(),
     }
 }
 
@@ -102,6 +184,16 @@ mod tests {
     use safetensors::{Dtype, tensor::TensorView};
 
     use super::*;
+
+    #[test]
+    fn probes_that_cannot_be_used_are_left_out() {
+        let probe = json!({"prompt": [1], "completion": [2], "logprobs": [-0.1], "base_logprobs": [-0.2]});
+        let empty = json!({"prompt": [1], "completion": [], "logprobs": [], "base_logprobs": []});
+        assert_eq!(recorded(&json!({"probes": [probe, empty]}), "x").len(), 1);
+        for manifest in [json!({}), json!({"probes": null}), json!({"probes": "none"})] {
+            assert!(recorded(&manifest, "x").is_empty(), "{manifest}");
+        }
+    }
 
     #[test]
     fn only_the_b_matrices_decide_whether_an_adapter_acts() {

@@ -104,9 +104,8 @@ async fn connect(
         tries -= 1;
         let (target, lease) = lease(gateway, organization, affinity, request, deadline, meter).await?;
         let url = format!("{}{}", lease.url, request.endpoint.path());
-        let answer = gateway
-            .http
-            .post(url)
+        let answer = lease
+            .authorize(gateway.http.post(url))
             .json(&body(request, &lease.internal))
             .send()
             .await;

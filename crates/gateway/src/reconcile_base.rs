@@ -1,30 +1,23 @@
-//! One base model, one round: its replicas as they are against its revisions as they ought to be.
+//! One base model, one round: its replicas as they are against its revisions as they ought to be. A round only decides
+//! and starts; what takes time runs in tasks beside it and wakes the next round when it has ended.
 
-use std::{
-    collections::{HashMap, HashSet},
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use tunesmith_blobs::Blobs;
 use tunesmith_store::{adapters::AdapterVersion, routing::RoutedRevision};
 use tunesmith_types::states::RevisionState;
 
 use crate::{
+    board::{Board, Present},
+    capacity::{self, Claim, Plan},
     catalogue::{self, Catalogue, DesiredBase, engine_name},
-    fleet::{Fleet, ReplicaKey},
-    probe::{self, ProbeError},
-    replica::{ModelCard, ReplicaClient, ReplicaError},
+    drain,
+    fleet::{Fleet, KnownReplica},
+    load, observe,
     settings::GatewaySettings,
-    source::{ReplicaSource, Replicas},
-    staging::{self, StagingError},
+    slots::{MOST_ATTEMPTS, SlotKey, Standing},
+    source::{ReplicaPlace, ReplicaSource, Replicas},
 };
-
-/// A revision fails after this many tries that each failed for a reason that might pass.
-const MOST_ATTEMPTS: u32 = 6;
-/// Longest pause between two tries on one replica.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What a round works with.
 #[derive(Debug, Clone)]
@@ -37,69 +30,25 @@ pub(crate) struct Context {
     pub(crate) http: reqwest::Client,
 }
 
-/// What one base model's rounds remember from each other.
-#[derive(Debug, Default)]
-pub(crate) struct Memory {
-    attempts: HashMap<(ReplicaKey, String), Attempt>,
-    unneeded_since: HashMap<(ReplicaKey, String), Instant>,
-}
-
-#[derive(Debug)]
-struct Attempt {
-    count: u32,
-    next: Instant,
-}
-
-/// Why a version is not ready on a replica.
-#[derive(Debug, thiserror::Error)]
-enum LoadError {
-    #[error(transparent)]
-    Staging(#[from] StagingError),
-    #[error(transparent)]
-    Replica(#[from] ReplicaError),
-    #[error(transparent)]
-    Probe(#[from] ProbeError),
-    #[error("the replica has `{name}` loaded from {found}, not from {wanted}")]
-    Conflict {
-        name: String,
-        found: String,
-        wanted: String,
-    },
-}
-
-impl LoadError {
-    fn is_permanent(&self) -> bool {
-        match self {
-            Self::Staging(error) => error.is_permanent(),
-            Self::Replica(error) => error.is_permanent(),
-            Self::Probe(error) => error.is_permanent(),
-            Self::Conflict { .. } => true,
-        }
-    }
-}
-
-/// How a version stands on one replica after a round.
+/// How a revision stands on all replicas.
+#[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Ready,
-    /// To be tried again.
     Waiting,
     Failed(String),
 }
 
-struct Replica {
-    key: ReplicaKey,
-    client: ReplicaClient,
-    base_name: String,
-    cards: HashMap<String, ModelCard>,
-}
-
 /// One round. What fails is logged, recorded in the revision, or tried again in a later round.
-pub(crate) async fn reconcile(context: &Context, desired: &DesiredBase, memory: &mut Memory) {
+pub(crate) async fn reconcile(context: &Context, desired: &DesiredBase, board: &Arc<Board>) {
     let base = &desired.base;
-    let keys = match context.source.replicas(base) {
-        Replicas::Known(keys) => keys,
-        Replicas::Starting => return context.fleet.set_replicas(base.id, &[], None),
+    let places = match context.source.replicas(base) {
+        Replicas::Known(places) => places,
+        Replicas::Starting => {
+            board.set_places(&[]);
+            return context.fleet.set_replicas(base.id, &[], None);
+        }
         Replicas::Failed { reason, attempts } => {
+            board.set_places(&[]);
             // One that died once is about to come back, so requests wait for it.
             context
                 .fleet
@@ -110,17 +59,85 @@ pub(crate) async fn reconcile(context: &Context, desired: &DesiredBase, memory: 
             return;
         }
     };
-    let replicas = reachable(context, &keys).await;
-    let known: Vec<(ReplicaKey, String)> = replicas
-        .iter()
-        .map(|replica| (replica.key.clone(), replica.base_name.clone()))
-        .collect();
-    let failure = known.is_empty().then(|| "no replica answers".to_owned());
-    context.fleet.set_replicas(base.id, &known, failure);
-    for revision in &desired.revisions {
-        settle(context, desired, revision, &replicas, memory).await;
+    let present = know(context, desired, &places, board);
+    let plans = bring(context, desired, &present, board);
+    for revision in desired.revisions.iter().filter(|revision| is_pending(revision)) {
+        settle(context, desired, revision, &present, &plans, board).await;
     }
-    unload_unneeded(context, desired, &replicas, memory).await;
+    for revision in desired.revisions.iter().filter(|revision| !is_pending(revision)) {
+        let loaded = outcome(desired, revision, &present, &plans, board) == Outcome::Ready;
+        context.catalogue.mark_loaded(revision, loaded).await;
+    }
+    for (replica, plan) in present.iter().zip(&plans) {
+        drain::unneeded(context, base.id, board, replica, &plan.wanted);
+    }
+}
+
+/// Asks the replicas, and tells the fleet which of them answer.
+fn know(
+    context: &Context,
+    desired: &DesiredBase,
+    places: &[ReplicaPlace],
+    board: &Arc<Board>,
+) -> Vec<Present> {
+    let base = desired.base.id;
+    board.set_places(places);
+    observe::ask(context, base, places, board);
+    let present = board.present();
+    let known: Vec<KnownReplica> = present
+        .iter()
+        .map(|replica| KnownReplica {
+            key: replica.key.clone(),
+            base_name: replica.seen.base_name.clone(),
+            api_key: replica.place.api_key.clone(),
+        })
+        .collect();
+    let silent = known.is_empty() && !board.is_unasked();
+    context
+        .fleet
+        .set_replicas(base, &known, silent.then(|| "no replica answers".to_owned()));
+    present
+}
+
+/// Begins to bring what each replica is to hold and does not.
+fn bring(context: &Context, desired: &DesiredBase, present: &[Present], board: &Arc<Board>) -> Vec<Plan> {
+    let base = desired.base.id;
+    let claims: Vec<Claim> = desired.revisions.iter().map(Claim::of).collect();
+    let used = context.fleet.adapters_used(base);
+    let versions: HashMap<String, &AdapterVersion> = desired
+        .revisions
+        .iter()
+        .flat_map(catalogue::versions)
+        .map(|version| (engine_name(version), version))
+        .collect();
+    let plan = |replica: &Present| {
+        let plan = capacity::plan(&claims, replica.most_adapters(), &used);
+        board.slots(|slots| {
+            slots.recheck(&replica.key, replica.seen.taken, |name| {
+                let listed = replica.seen.cards.contains_key(name);
+                (listed, context.fleet.is_ready(base, &replica.key, name))
+            });
+        });
+        // Those that answer requests come first, then those that are waited for, then the ones that are kept.
+        for state in [RevisionState::Active, RevisionState::Pending] {
+            let of_state = desired
+                .revisions
+                .iter()
+                .filter(|revision| revision.state == state);
+            for version in of_state.flat_map(catalogue::versions) {
+                if plan.wanted.contains(&engine_name(version)) {
+                    load::begin(context, board, replica, version);
+                }
+            }
+        }
+        for name in &plan.wanted {
+            if let Some(version) = versions.get(name) {
+                load::begin(context, board, replica, version);
+            }
+        }
+        plan
+    };
+    present.iter().map(plan).collect()
 }
 
 async fn fail_pending(context: &Context, desired: &DesiredBase) {
@@ -132,264 +149,67 @@ async fn fail_pending(context: &Context, desired: &DesiredBase) {
     }
 }
 
-async fn reachable(context: &Context, keys: &[ReplicaKey]) -> Vec<Replica> {
-    let asked = keys.iter().map(|key| async {
-        let client = ReplicaClient::new(context.http.clone(), &key.url, context.settings.load_timeout);
-        match client.models().await {
-            Ok(cards) => {
-                let base_name = cards.values().find(|card| card.parent.is_none()).map(|card| card.id.clone());
-                let base_name = base_name.unwrap_or_default();
-                Some(Replica { key: key.clone(), client, base_name, cards })
-            }
-            Err(error) => {
-                tracing::warn!(url = %key.url, error = &error as &dyn std::error::Error, "replica does not answer");
-                None
-            }
-        }
-    });
-    futures::future::join_all(asked)
-        .await
-        .into_iter()
-        .flatten()
-        .collect()
-}
-
 fn is_pending(revision: &RoutedRevision) -> bool {
     revision.state == RevisionState::Pending
 }
 
-/// Brings one revision to every replica and records how that went.
+/// Records how a pending revision stands: active once every replica answers for all its versions, failed once one
+/// cannot. A replica that has just fallen silent is waited for; one that stays silent is not.
 async fn settle(
     context: &Context,
     desired: &DesiredBase,
     revision: &RoutedRevision,
-    replicas: &[Replica],
-    memory: &mut Memory,
+    present: &[Present],
+    plans: &[Plan],
+    board: &Arc<Board>,
 ) {
-    let mut waiting = replicas.is_empty();
-    let mut failure = None;
-    for version in catalogue::versions(revision) {
-        for replica in replicas {
-            match ensure_ready(context, desired, version, replica, memory).await {
-                Outcome::Ready => {}
-                Outcome::Waiting => waiting = true,
-                Outcome::Failed(reason) => failure = Some(reason),
-            }
+    match outcome(desired, revision, present, plans, board) {
+        Outcome::Failed(reason) => {
+            context.catalogue.mark_failed(revision, &reason).await;
+            board.slots(|slots| keys(revision, present).for_each(|key| slots.pardon(&key)));
         }
-    }
-    if !is_pending(revision) {
-        let loaded = failure.is_none() && !waiting;
-        return context.catalogue.mark_loaded(revision, loaded).await;
-    }
-    if let Some(reason) = failure {
-        context.catalogue.mark_failed(revision, &reason).await;
-    } else if !waiting {
-        context.catalogue.mark_active(revision).await;
+        Outcome::Ready if !board.is_anybody_missed(context.settings.absent_after) => {
+            context.catalogue.mark_active(revision).await;
+        }
+        Outcome::Ready | Outcome::Waiting => {}
     }
 }
 
-async fn ensure_ready(
-    context: &Context,
+fn outcome(
     desired: &DesiredBase,
-    version: &AdapterVersion,
-    replica: &Replica,
-    memory: &mut Memory,
+    revision: &RoutedRevision,
+    present: &[Present],
+    plans: &[Plan],
+    board: &Arc<Board>,
 ) -> Outcome {
-    let name = engine_name(version);
-    let listed = replica.cards.contains_key(&name);
-    if listed && context.fleet.is_ready(desired.base.id, &replica.key, &name) {
-        return Outcome::Ready;
+    let mut waiting = present.is_empty();
+    for (replica, plan) in present.iter().zip(plans) {
+        if plan.full.contains(&revision.revision_id) {
+            return Outcome::Failed(full(desired, replica));
+        }
+        waiting |= plan.later.contains(&revision.revision_id);
     }
-    context
-        .fleet
-        .set_ready(desired.base.id, &replica.key, &name, false);
-    let slot = (replica.key.clone(), name.clone());
-    if memory
-        .attempts
-        .get(&slot)
-        .is_some_and(|attempt| Instant::now() < attempt.next)
-    {
-        return Outcome::Waiting;
+    for key in keys(revision, present) {
+        match board.slots(|slots| slots.standing(&key)) {
+            Standing::Ready => {}
+            Standing::Underway => waiting = true,
+            Standing::Failed(reason) => return Outcome::Failed(reason),
+        }
     }
-    let Err(error) = load_and_probe(context, version, replica).await else {
-        memory.attempts.remove(&slot);
-        context
-            .fleet
-            .set_ready(desired.base.id, &replica.key, &name, true);
-        return Outcome::Ready;
-    };
-    let attempt = memory.attempts.entry(slot).or_insert(Attempt {
-        count: 0,
-        next: Instant::now(),
-    });
-    attempt.count += 1;
-    attempt.next = Instant::now() + Duration::from_secs(1 << attempt.count.min(6)).min(LONGEST_PAUSE);
-    let source: &dyn std::error::Error = &error;
-    tracing::warn!(%name, url = %replica.key.url, attempt = attempt.count, error = source, "adapter is not ready");
-    if error.is_permanent() || attempt.count >= MOST_ATTEMPTS {
-        return Outcome::Failed(public_reason(&error, &name, version));
-    }
-    Outcome::Waiting
+    if waiting { Outcome::Waiting } else { Outcome::Ready }
 }
 
-/// What the owner of the deployment may read: no addresses and no paths of ours.
-fn public_reason(error: &LoadError, name: &str, version: &AdapterVersion) -> String {
-    let shown = format!("{}@{}", version.adapter, version.number);
-    match error {
-        LoadError::Staging(error) if error.is_permanent() => {
-            format!("The stored files of `{shown}` are missing or damaged: {error}.")
-        }
-        LoadError::Staging(_) => {
-            format!("The files of `{shown}` could not be fetched from the object store.")
-        }
-        LoadError::Replica(ReplicaError::Refused { error, .. })
-        | LoadError::Probe(ProbeError::Replica(ReplicaError::Refused { error, .. })) => {
-            let words: String = error.message.replace(name, &shown).chars().take(500).collect();
-            format!("The inference engine refused `{shown}`: {words}")
-        }
-        LoadError::Replica(_) | LoadError::Probe(ProbeError::Replica(_)) => {
-            format!("The inference engine did not answer while `{shown}` was loaded.")
-        }
-        LoadError::Probe(error) => format!(
-            "`{shown}` failed its probe: {}.",
-            error.to_string().replace(name, &shown)
-        ),
-        LoadError::Conflict { .. } => {
-            format!("The inference engine holds other bytes under the name of `{shown}`.")
-        }
-    }
-}
-
-async fn load_and_probe(
-    context: &Context,
-    version: &AdapterVersion,
-    replica: &Replica,
-) -> Result<(), LoadError> {
-    let name = engine_name(version);
-    let folder = adapter_folder(context, version);
-    staging::stage(&context.blobs, &version.files, &folder).await?;
-    match replica.cards.get(&name) {
-        Some(card) => check_root(card, &folder)?,
-        None => load(replica, &name, &folder).await?,
-    }
-    let probed = probe::probe(&replica.client, &replica.base_name, &name, &folder).await;
-    if let Err(error) = &probed
-        && error.is_permanent()
-        && let Err(error) = replica.client.unload(&name).await
-    {
-        tracing::warn!(%name, error = &error as &dyn std::error::Error, "cannot unload an adapter that does not act");
-    }
-    Ok(probed?)
-}
-
-async fn load(replica: &Replica, name: &str, folder: &std::path::Path) -> Result<(), LoadError> {
-    match replica.client.load(name, folder).await {
-        Ok(()) => Ok(()),
-        Err(ReplicaError::Refused { error, .. }) if error.is_already_loaded() => {
-            // Another gateway was faster. Names are bound to digests, but trust what the replica says, not the name.
-            match replica.client.models().await?.get(name) {
-                Some(card) => check_root(card, folder),
-                None => Err(ReplicaError::Refused {
-                    url: replica.key.url.clone(),
-                    error,
-                }
-                .into()),
-            }
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn check_root(card: &ModelCard, folder: &std::path::Path) -> Result<(), LoadError> {
-    let found = card.root.as_deref().unwrap_or_default();
-    if std::path::Path::new(found) == folder {
-        return Ok(());
-    }
-    let wanted = folder.display().to_string();
-    Err(LoadError::Conflict {
-        name: card.id.clone(),
-        found: found.to_owned(),
-        wanted,
+fn keys<'a>(revision: &'a RoutedRevision, present: &'a [Present]) -> impl Iterator<Item = SlotKey> + 'a {
+    present.iter().flat_map(|replica| {
+        catalogue::versions(revision).map(|version| (replica.key.clone(), engine_name(version)))
     })
 }
 
-fn adapter_folder(context: &Context, version: &AdapterVersion) -> PathBuf {
-    context
-        .settings
-        .cache_dir
-        .join("adapters")
-        .join(version.digest.as_str())
-}
-
-/// Unloads what carries our naming and no revision wants, once it was unwanted for the grace and nothing uses it.
-async fn unload_unneeded(
-    context: &Context,
-    desired: &DesiredBase,
-    replicas: &[Replica],
-    memory: &mut Memory,
-) {
-    let wanted: HashSet<String> = desired
-        .revisions
-        .iter()
-        .flat_map(catalogue::versions)
-        .map(engine_name)
-        .collect();
-    let base = desired.base.id;
-    let mut unneeded = HashSet::new();
-    for replica in replicas {
-        for name in replica
-            .cards
-            .keys()
-            .filter(|name| is_our_name(name) && !wanted.contains(*name))
-        {
-            let slot = (replica.key.clone(), name.clone());
-            unneeded.insert(slot.clone());
-            let since = *memory.unneeded_since.entry(slot).or_insert_with(Instant::now);
-            let idle = !context.fleet.is_in_use(base, &replica.key, name);
-            if since.elapsed() < context.settings.unload_grace || !idle {
-                continue;
-            }
-            context.fleet.set_ready(base, &replica.key, name, false);
-            match replica.client.unload(name).await {
-                Ok(()) => {
-                    tracing::info!(%name, url = %replica.key.url, "unloaded an adapter that nothing uses")
-                }
-                Err(error) => {
-                    tracing::warn!(%name, error = &error as &dyn std::error::Error, "cannot unload an adapter");
-                }
-            }
-        }
-    }
-    memory.unneeded_since.retain(|slot, _| unneeded.contains(slot));
-}
-
-/// `<adapter>--v<number>-<8 hex digits>`
-fn is_our_name(name: &str) -> bool {
-    let Some((_, version)) = name.rsplit_once("--v") else {
-        return false;
-    };
-    let Some((number, digest)) = version.split_once('-') else {
-        return false;
-    };
-    let digits = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    digits && digest.len() == 8 && digest.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_our_names_are_ours_to_unload() {
-        assert!(is_our_name("support--v12-0123abcd"));
-        for foreign in [
-            "support",
-            "support--v1",
-            "support--vx-01234567",
-            "support--v1-0123",
-            "--v-01234567",
-        ] {
-            assert!(!is_our_name(foreign), "{foreign}");
-        }
-    }
+fn full(desired: &DesiredBase, replica: &Present) -> String {
+    let most = replica.most_adapters().unwrap_or_default();
+    format!(
+        "The inference engines of base model `{}` hold {most} adapters each, one place of which stays free for swaps, \
+         and all others are taken by deployments. Delete a deployment, or have the operator raise the limit.",
+        desired.base.name
+    )
 }

@@ -7,18 +7,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::{Mutex, Notify, OwnedMutexGuard},
-    task::JoinSet,
-};
+use futures::future::join_all;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tunesmith_store::{StoreError, base_models};
 use tunesmith_types::{ids::BaseModelId, states::RevisionState};
 
 use crate::{
+    board::Board,
     catalogue::DesiredBase,
     companions::Companions,
-    reconcile_base::{self, Context, Memory},
+    reconcile_base::{self, Context},
     source::Candidate,
+    sweep::Sweeper,
 };
 
 /// Pause after the announcements of the database could not be followed.
@@ -30,8 +31,10 @@ pub struct Reconciler {
     context: Context,
     companions: Option<Companions>,
     wake: Arc<Notify>,
-    memories: HashMap<BaseModelId, Arc<Mutex<Memory>>>,
-    rounds: JoinSet<()>,
+    boards: HashMap<BaseModelId, Arc<Board>>,
+    /// Base models of the given replicas, by what they were given for.
+    external: HashMap<String, BaseModelId>,
+    sweeper: Sweeper,
 }
 
 impl Reconciler {
@@ -40,8 +43,9 @@ impl Reconciler {
             context,
             companions: Some(companions),
             wake,
-            memories: HashMap::new(),
-            rounds: JoinSet::new(),
+            boards: HashMap::new(),
+            external: HashMap::new(),
+            sweeper: Sweeper::default(),
         }
     }
 
@@ -69,7 +73,9 @@ impl Reconciler {
                 () = tokio::time::sleep(self.context.settings.reconcile_every) => {}
             }
         }
-        self.rounds.shutdown().await;
+        for board in self.boards.values() {
+            board.close().await;
+        }
         self.context.source.shutdown().await;
         if let Some(companions) = companions
             && let Err(error) = companions.await
@@ -81,18 +87,9 @@ impl Reconciler {
         }
     }
 
-    async fn round(&mut self) -> Result<(), tunesmith_store::StoreError> {
-        let mut desired = self.context.catalogue.desired().await?;
+    async fn round(&mut self) -> Result<(), StoreError> {
+        let desired = self.desired().await?;
         let used = self.context.fleet.last_used();
-        let named: HashSet<BaseModelId> = desired.iter().map(|desired| desired.base.id).collect();
-        for base in used.keys().filter(|base| !named.contains(base)) {
-            if let Some(base) = self.context.catalogue.base_model(*base).await? {
-                desired.push(DesiredBase {
-                    base,
-                    revisions: Vec::new(),
-                });
-            }
-        }
         let candidates: Vec<Candidate> = desired
             .iter()
             .map(|desired| Candidate {
@@ -102,28 +99,77 @@ impl Reconciler {
                     .iter()
                     .any(|revision| revision.state == RevisionState::Pending),
                 last_used: used.get(&desired.base.id).copied(),
+                external: self.context.source.is_external(&desired.base),
             })
             .collect();
         let chosen = self.context.source.choose(&candidates, &self.context.fleet).await;
-        for desired in desired
-            .into_iter()
-            .filter(|desired| chosen.contains(&desired.base.id))
-        {
-            self.start_round(desired);
+        self.forget_others(&chosen).await;
+        for base in &chosen {
+            self.boards.entry(*base).or_default();
         }
-        while self.rounds.try_join_next().is_some() {}
+        let rounds = desired
+            .iter()
+            .filter_map(|desired| Some((desired, self.boards.get(&desired.base.id)?)))
+            .map(|(desired, board)| reconcile_base::reconcile(&self.context, desired, board));
+        join_all(rounds).await;
+        let settings = &self.context.settings;
+        self.sweeper.sweep(settings, &desired, self.boards.values()).await;
         Ok(())
     }
 
-    /// One base model's round runs beside the others', so that a slow one holds up nobody; it never overlaps itself.
-    fn start_round(&mut self, desired: DesiredBase) {
-        let memory = self.memories.entry(desired.base.id).or_default();
-        let Ok(mut memory): Result<OwnedMutexGuard<Memory>, _> = Arc::clone(memory).try_lock_owned() else {
-            return;
-        };
-        let context = self.context.clone();
-        self.rounds
-            .spawn(async move { reconcile_base::reconcile(&context, &desired, &mut memory).await });
+    /// What ought to be, of every base model that is deployed, asked for, or served by a given replica.
+    async fn desired(&mut self) -> Result<Vec<DesiredBase>, StoreError> {
+        let mut desired = self.context.catalogue.desired().await?;
+        self.find_external().await?;
+        let mut named: HashSet<BaseModelId> = desired.iter().map(|desired| desired.base.id).collect();
+        let used = self.context.fleet.last_used();
+        for base in used.keys().chain(self.external.values()) {
+            if named.insert(*base)
+                && let Some(base) = self.context.catalogue.base_model(*base).await?
+            {
+                desired.push(DesiredBase {
+                    base,
+                    revisions: Vec::new(),
+                });
+            }
+        }
+        Ok(desired)
+    }
+
+    /// The base models of given replicas, as soon as they exist.
+    async fn find_external(&mut self) -> Result<(), StoreError> {
+        for name in self.context.source.external_bases() {
+            if self.external.contains_key(name) {
+                continue;
+            }
+            let found = match name.parse::<BaseModelId>() {
+                Ok(id) => Some(id),
+                Err(_) => match base_models::find_shared(self.context.catalogue.store(), name).await {
+                    Ok(model) => Some(model.id),
+                    Err(StoreError::NotFound(_)) => None,
+                    Err(error) => return Err(error),
+                },
+            };
+            if let Some(id) = found {
+                self.external.insert(name.to_owned(), id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the tasks of base models whose turn is over.
+    async fn forget_others(&mut self, chosen: &HashSet<BaseModelId>) {
+        let others: Vec<BaseModelId> = self
+            .boards
+            .keys()
+            .filter(|base| !chosen.contains(base))
+            .copied()
+            .collect();
+        for base in others {
+            if let Some(board) = self.boards.remove(&base) {
+                board.close().await;
+            }
+        }
     }
 }
 

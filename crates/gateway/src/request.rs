@@ -1,7 +1,15 @@
-//! Bodies of inference requests: only fields that we know are handed to a replica.
+//! Bodies of inference requests: every field is checked, and only those that we know are handed to a replica. A field
+//! that we know but whose meaning we cannot grant is refused by its name, because leaving it out would change the answer
+//! in silence; other unknown fields are left out, as OpenAI's own extensions come and go.
+
+mod fields;
+mod messages;
+mod sampling;
+mod tools;
 
 use serde_json::{Map, Value};
 
+use self::fields::{Fields, invalid, is_token_ids};
 use crate::GatewayError;
 
 /// Fields of both endpoints.
@@ -47,6 +55,43 @@ const CHAT: &[&str] = &[
 /// Further fields of `/v1/completions`.
 const COMPLETION: &[&str] = &["prompt", "suffix", "echo", "best_of"];
 
+/// Most prompts of one completion.
+const MOST_PROMPTS: usize = 64;
+
+/// Fields that would change the answer and that no replica of ours is let see: each with the values, as JSON, that
+/// change nothing, and why not.
+const REFUSED: &[(&str, &[&str], &str)] = &[
+    (
+        "chat_template",
+        &[],
+        "a model is always called with the template it was trained with",
+    ),
+    ("functions", &["[]"], "it is out of date; use `tools`"),
+    (
+        "function_call",
+        &["\"none\""],
+        "it is out of date; use `tool_choice`",
+    ),
+    ("modalities", &["[\"text\"]"], "the models here give texts only"),
+    ("audio", &[], "the models here give texts only"),
+    ("web_search_options", &[], "the models here do not search"),
+    ("documents", &["[]"], "put the documents into the messages"),
+    ("prompt_embeds", &[], "prompts are texts or token ids"),
+    (
+        "prompt_logprobs",
+        &[],
+        "log-probabilities are of generated tokens only",
+    ),
+    ("truncate_prompt_tokens", &[], "shorten the prompt yourself"),
+    ("use_beam_search", &["false"], "tokens are sampled"),
+    ("logits_processors", &[], "requests bring no code"),
+    ("guided_json", &[], "use `response_format`"),
+    ("guided_regex", &[], "use `response_format`"),
+    ("guided_choice", &[], "use `response_format`"),
+    ("guided_grammar", &[], "use `response_format`"),
+    ("structured_outputs", &[], "use `response_format`"),
+];
+
 /// Which endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Endpoint {
@@ -85,38 +130,42 @@ impl ModelRequest {
     /// Checks a body.
     ///
     /// # Errors
-    /// No `model`, no messages or prompt, or a field whose meaning we cannot grant.
+    /// The first field that breaks its rule, or whose meaning we cannot grant.
     pub(crate) fn parse(endpoint: Endpoint, body: Value) -> Result<Self, GatewayError> {
-        let Value::Object(mut fields) = body else {
-            return Err(invalid(None, "The body must be a JSON object."));
+        let Value::Object(mut map) = body else {
+            return Err(GatewayError::Invalid {
+                param: None,
+                message: "The body must be a JSON object.".to_owned(),
+            });
         };
-        if fields.contains_key("chat_template") {
-            return Err(invalid(
-                Some("chat_template"),
-                "`chat_template` is not accepted: a model is always called with the template it was trained with.",
-            ));
-        }
-        let model = match fields.remove("model") {
-            Some(Value::String(model)) if !model.is_empty() => model,
+        let fields = Fields::new(&map);
+        let model = match fields.get("model").and_then(Value::as_str) {
+            Some(model) if !model.is_empty() => model.to_owned(),
             _ => {
-                return Err(invalid(
-                    Some("model"),
-                    "`model` must name a deployment or a base model.",
-                ));
+                let message = "`model` must name a deployment or a base model.";
+                return Err(invalid("model", message));
             }
         };
-        let stream = match fields.get("stream") {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(stream)) => *stream,
-            Some(_) => return Err(invalid(Some("stream"), "`stream` must be true or false.")),
+        refuse(&fields)?;
+        sampling::check(endpoint, &fields)?;
+        let messages = match endpoint {
+            Endpoint::Chat => Some(check_chat(&fields)?),
+            Endpoint::Completion => {
+                check_completion(&fields)?;
+                None
+            }
         };
-        check_input(endpoint, &fields)?;
-        fields.retain(|field, value| endpoint.allows(field) && !value.is_null());
+        let stream = fields.flag("stream")?.unwrap_or(false);
+        map.remove("model");
+        map.retain(|field, value| endpoint.allows(field) && !value.is_null());
+        if let Some(messages) = messages {
+            map.insert("messages".to_owned(), messages);
+        }
         Ok(Self {
             endpoint,
             model,
             stream,
-            fields,
+            fields: map,
         })
     }
 
@@ -134,74 +183,62 @@ impl ModelRequest {
     }
 }
 
-fn check_input(endpoint: Endpoint, fields: &Map<String, Value>) -> Result<(), GatewayError> {
-    match endpoint {
-        Endpoint::Chat => match fields.get("messages") {
-            Some(Value::Array(messages)) if !messages.is_empty() => Ok(()),
-            _ => Err(invalid(
-                Some("messages"),
-                "`messages` must be a list of at least one message.",
-            )),
-        },
-        Endpoint::Completion => match fields.get("prompt") {
-            Some(Value::String(_)) => Ok(()),
-            Some(Value::Array(prompts)) if !prompts.is_empty() => Ok(()),
-            _ => Err(invalid(
-                Some("prompt"),
-                "`prompt` must be a text or a list of at least one prompt.",
-            )),
-        },
+fn refuse(fields: &Fields<'_>) -> Result<(), GatewayError> {
+    for (name, harmless, reason) in REFUSED {
+        if let Some(value) = fields.get(name)
+            && !harmless.contains(&value.to_string().as_str())
+        {
+            return Err(invalid(name, format!("`{name}` is not accepted: {reason}.")));
+        }
     }
+    Ok(())
 }
 
-fn invalid(param: Option<&str>, message: &str) -> GatewayError {
-    GatewayError::Invalid {
-        param: param.map(ToOwned::to_owned),
-        message: message.to_owned(),
+/// Gives the messages as they are handed on.
+fn check_chat(fields: &Fields<'_>) -> Result<Value, GatewayError> {
+    let messages = messages::read(fields)?;
+    fields.integer("max_completion_tokens", 1..=i64::MAX)?;
+    tools::check(fields)?;
+    tools::check_response_format(fields)?;
+    let kwargs = fields.object("chat_template_kwargs")?;
+    if kwargs.is_some_and(|kwargs| kwargs.contains_key("chat_template")) {
+        let message = "`chat_template_kwargs` must not bring a template.";
+        return Err(invalid("chat_template_kwargs", message));
+    }
+    // OpenAI's clients send neither; vLLM's default is to begin an answer.
+    let begins = fields.flag("add_generation_prompt")?;
+    if fields.flag("continue_final_message")?.unwrap_or(false) && begins.unwrap_or(true) {
+        let message = "`continue_final_message` needs `\"add_generation_prompt\": false`.";
+        return Err(invalid("continue_final_message", message));
+    }
+    Ok(messages)
+}
+
+fn check_completion(fields: &Fields<'_>) -> Result<(), GatewayError> {
+    fields.flag("echo")?;
+    fields.text("suffix")?;
+    let choices = fields.integer("n", 1..=i64::MAX)?.unwrap_or(1);
+    let best_of = fields.integer("best_of", 1..=20)?;
+    if best_of.is_some_and(|best_of| best_of < choices) {
+        return Err(invalid("best_of", "`best_of` must be at least `n`."));
+    }
+    let is_prompt =
+        |prompt: &Value| prompt.is_string() || (is_token_ids(prompt) && prompt != &Value::Array(Vec::new()));
+    match fields.get("prompt") {
+        Some(prompt) if is_prompt(prompt) => Ok(()),
+        Some(Value::Array(prompts))
+            if (1..=MOST_PROMPTS).contains(&prompts.len()) && prompts.iter().all(is_prompt) =>
+        {
+            Ok(())
+        }
+        _ => {
+            let message = format!(
+                "`prompt` must be a text, a list of token ids, or a list of 1 to {MOST_PROMPTS} of these."
+            );
+            Err(invalid("prompt", message))
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn unknown_fields_and_nulls_are_dropped() {
-        let body = json!({"model": "m", "messages": [{"role": "user", "content": "x"}], "seed": 1, "top_p": null,
-                          "store": true, "lora_path": "/etc"});
-        let request = ModelRequest::parse(Endpoint::Chat, body).unwrap();
-        assert_eq!(
-            request.body("a--v1-01234567"),
-            json!({"model": "a--v1-01234567", "messages": [{"role": "user", "content": "x"}], "seed": 1})
-        );
-        assert!(!request.stream);
-    }
-
-    #[test]
-    fn each_fault_names_its_field() {
-        let message = json!([{"role": "user", "content": "x"}]);
-        for (body, param) in [
-            (json!([]), None),
-            (json!({"messages": message}), Some("model")),
-            (json!({"model": "", "messages": message}), Some("model")),
-            (json!({"model": "m"}), Some("messages")),
-            (json!({"model": "m", "messages": []}), Some("messages")),
-            (
-                json!({"model": "m", "messages": message, "stream": "yes"}),
-                Some("stream"),
-            ),
-            (
-                json!({"model": "m", "messages": message, "chat_template": "{{ x }}"}),
-                Some("chat_template"),
-            ),
-        ] {
-            let error = ModelRequest::parse(Endpoint::Chat, body).unwrap_err();
-            assert_eq!(error.body().error.param.as_deref(), param);
-        }
-        assert!(ModelRequest::parse(Endpoint::Completion, json!({"model": "m", "prompt": "x"})).is_ok());
-        assert!(ModelRequest::parse(Endpoint::Completion, json!({"model": "m", "messages": []})).is_err());
-    }
-}
+mod tests;

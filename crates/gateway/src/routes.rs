@@ -55,9 +55,7 @@ impl Gateway {
         settings: GatewaySettings,
     ) -> Result<(Self, Reconciler), reqwest::Error> {
         let wake = Arc::new(Notify::new());
-        if let ReplicaSource::Local(engines) = &source {
-            engines.set_wake(Arc::clone(&wake));
-        }
+        source.set_wake(&wake);
         let http = reqwest::Client::builder()
             .no_proxy()
             .read_timeout(settings.read_timeout)
@@ -127,6 +125,7 @@ fn operations() -> OpenApiRouter<Gateway> {
         (status = 400, description = "The request is wrong", body = ErrorBody),
         (status = 401, description = "No valid credentials", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
+        (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 429, description = "The model is full; see retry-after", body = ErrorBody),
         (status = 503, description = "The model is being made ready; see retry-after", body = ErrorBody),
     )
@@ -152,6 +151,7 @@ async fn create_chat_completion(
         (status = 400, description = "The request is wrong", body = ErrorBody),
         (status = 401, description = "No valid credentials", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
+        (status = 413, description = "The body is too large", body = ErrorBody),
         (status = 429, description = "The model is full; see retry-after", body = ErrorBody),
         (status = 503, description = "The model is being made ready; see retry-after", body = ErrorBody),
     )
@@ -172,10 +172,7 @@ async fn complete(
     headers: &HeaderMap,
     body: Result<Json<Value>, JsonRejection>,
 ) -> Result<Response, GatewayError> {
-    let Json(body) = body.map_err(|rejection| GatewayError::Invalid {
-        param: None,
-        message: format!("The body is not usable JSON: {}.", rejection.body_text()),
-    })?;
+    let Json(body) = body.map_err(|rejection| GatewayError::unreadable(&rejection, MAX_BODY))?;
     let session = headers.get(SESSION_HEADER).map(HeaderValue::as_bytes);
     let request = ModelRequest::parse(endpoint, body)?;
     proxy::forward(gateway, organization, request, session).await

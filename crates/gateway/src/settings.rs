@@ -1,6 +1,8 @@
 //! What the gateway is told at its start.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
+
+use tunesmith_store::replicas::ReplicaKind;
 
 /// Timings and limits of routing and reconciling.
 #[derive(Debug, Clone)]
@@ -15,8 +17,16 @@ pub struct GatewaySettings {
     pub unload_grace: Duration,
     /// Canaries are looked at this often.
     pub canary_every: Duration,
+    /// A staged adapter stays on disk this long after the last replica forgot it.
+    pub sweep_grace: Duration,
     /// Most time for one load or probe on a replica.
     pub load_timeout: Duration,
+    /// Loads on one replica take turns; one that takes longer than this lets the next begin beside it.
+    pub load_turn: Duration,
+    /// Pause before an adapter is tried again; it doubles with each try, up to a minute.
+    pub retry_pause: Duration,
+    /// A replica that has been silent for this long does not hold up a promotion any more.
+    pub absent_after: Duration,
     /// Most silence of a replica between two pieces of an answer.
     pub read_timeout: Duration,
 }
@@ -31,7 +41,11 @@ impl GatewaySettings {
             reconcile_every: Duration::from_secs(5),
             unload_grace: Duration::from_secs(60),
             canary_every: Duration::from_secs(1),
+            sweep_grace: Duration::from_secs(600),
             load_timeout: Duration::from_secs(90),
+            load_turn: Duration::from_secs(15),
+            retry_pause: Duration::from_secs(1),
+            absent_after: Duration::from_secs(30),
             read_timeout: Duration::from_secs(300),
         }
     }
@@ -40,10 +54,55 @@ impl GatewaySettings {
 /// A replica that somebody else runs: a vLLM server, or an engine on another machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaticReplica {
-    /// Name of the base model that it serves, as in our catalogue.
+    /// The base model that it serves: its id, its digest, or the name of one that is shared with everybody.
     pub base_model: String,
     /// `http://host:port`, without a path.
     pub url: String,
+    /// What program it is.
+    pub kind: ReplicaKind,
+    /// Highest rank of an adapter that it loads (vLLM's `--max-lora-rank`).
+    pub max_rank: Option<u32>,
+    /// Most adapters that it holds (vLLM's `--max-cpu-loras`). An engine says so itself.
+    pub max_adapters: Option<u32>,
+    /// What it wants to see as bearer (vLLM's `--api-key`).
+    pub api_key: Option<ReplicaSecret>,
+}
+
+impl StaticReplica {
+    /// A replica without limits and without a key.
+    #[must_use]
+    pub fn new(base_model: &str, url: &str, kind: ReplicaKind) -> Self {
+        Self {
+            base_model: base_model.to_owned(),
+            url: url.trim_end_matches('/').to_owned(),
+            kind,
+            max_rank: None,
+            max_adapters: None,
+            api_key: None,
+        }
+    }
+}
+
+/// A replica's key. It is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ReplicaSecret(String);
+
+impl ReplicaSecret {
+    /// Wraps a key.
+    #[must_use]
+    pub fn new(secret: String) -> Self {
+        Self(secret)
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ReplicaSecret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("ReplicaSecret(…)")
+    }
 }
 
 /// How inference processes are run on this machine.

@@ -149,7 +149,7 @@ async fn ask(fleet: &Fleet, http: &reqwest::Client, mirrored: &Mirrored) -> Resu
         fields.remove("stream_options");
     }
     let url = format!("{}{}", lease.url, mirrored.request.endpoint.path());
-    let answer = http.post(url).json(&body).send().await;
+    let answer = lease.authorize(http.post(url)).json(&body).send().await;
     let answer = answer.and_then(reqwest::Response::error_for_status);
     let answer = answer.map_err(|_| "upstream_error")?;
     answer.json().await.map_err(|_| "upstream_error")

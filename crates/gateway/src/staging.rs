@@ -1,8 +1,10 @@
 //! Files from S3 to this machine's disk, where engines open them. A folder is named after its digest and appears whole
-//! or not at all, so a folder that exists is never looked into again.
+//! or not at all, and its files are read-only.
 
 use std::{
+    fs::Permissions,
     io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -52,9 +54,9 @@ impl StagingError {
     }
 }
 
-/// Brings `files` into `folder`, each verified against its sha256. Does nothing where the folder exists.
+/// Brings `files` into `folder`, each verified against its sha256. Does nothing where the folder is there and whole.
 pub(crate) async fn stage(blobs: &Blobs, files: &[StoredFile], folder: &Path) -> Result<(), StagingError> {
-    if fs::try_exists(folder).await.unwrap_or(false) {
+    if is_whole(files, folder).await {
         return Ok(());
     }
     let parent = folder.parent().unwrap_or(Path::new("."));
@@ -62,21 +64,58 @@ pub(crate) async fn stage(blobs: &Blobs, files: &[StoredFile], folder: &Path) ->
     fs::create_dir_all(&partial)
         .await
         .map_err(failed("create", &partial))?;
-    let result = fill(blobs, files, &partial).await;
-    let renamed = match result {
-        Ok(()) => fs::rename(&partial, folder)
-            .await
-            .map_err(failed("rename", &partial)),
+    let result = match fill(blobs, files, &partial).await {
+        Ok(()) => publish(files, &partial, folder).await,
         Err(error) => Err(error),
     };
-    let Err(error) = renamed else { return Ok(()) };
-    let _ = fs::remove_dir_all(&partial).await;
+    let Err(error) = result else { return Ok(()) };
+    let _ = remove(&partial).await;
     // Another process may have staged the same digest meanwhile: its folder is as good.
-    if fs::try_exists(folder).await.unwrap_or(false) {
+    if is_whole(files, folder).await {
         Ok(())
     } else {
         Err(error)
     }
+}
+
+/// Whether the folder has every file in its full length. It appeared in one rename, so this only finds what somebody
+/// damaged afterwards.
+async fn is_whole(files: &[StoredFile], folder: &Path) -> bool {
+    for file in files {
+        match fs::metadata(folder.join(&file.name)).await {
+            Ok(metadata) if metadata.is_file() && metadata.len() == file.bytes => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// Makes the filled folder read-only and gives it its name, in place of a damaged one.
+async fn publish(files: &[StoredFile], partial: &Path, folder: &Path) -> Result<(), StagingError> {
+    for file in files {
+        let path = partial.join(&file.name);
+        let read_only = Permissions::from_mode(0o444);
+        fs::set_permissions(&path, read_only)
+            .await
+            .map_err(failed("protect", &path))?;
+    }
+    if fs::try_exists(folder).await.unwrap_or(false) {
+        remove(folder).await.map_err(failed("remove", folder))?;
+    }
+    fs::rename(partial, folder)
+        .await
+        .map_err(failed("rename", partial))?;
+    let parent = folder.parent().unwrap_or(Path::new("."));
+    let directory = fs::File::open(parent).await.map_err(failed("open", parent))?;
+    directory.sync_all().await.map_err(failed("write", parent))
+}
+
+/// Removes a folder at once: whoever looks sees all of it or nothing.
+pub(crate) async fn remove(folder: &Path) -> io::Result<()> {
+    let parent = folder.parent().unwrap_or(Path::new("."));
+    let doomed = parent.join(format!("{}.removed", Uuid::new_v4().simple()));
+    fs::rename(folder, &doomed).await?;
+    fs::remove_dir_all(&doomed).await
 }
 
 async fn fill(blobs: &Blobs, files: &[StoredFile], folder: &Path) -> Result<(), StagingError> {

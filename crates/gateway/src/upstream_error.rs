@@ -65,36 +65,119 @@ impl UpstreamError {
         self.status == 400 && self.message.contains("already been loaded")
     }
 
-    /// The replica opened the adapter and found it wrong (rank, modules, damage): a repeat changes nothing.
-    /// A 404 of the route itself is the replica's configuration, not the adapter's fault.
-    pub(crate) fn is_about_the_adapter(&self) -> bool {
+    /// An unload of a name that is not there.
+    pub(crate) fn is_not_loaded(&self) -> bool {
+        self.status == 404 && self.message.contains("cannot be found")
+    }
+
+    /// Whose fault a refused load is. vLLM answers 500 both to adapters that it cannot use and to its own failures, so
+    /// the loader's words decide; what they do not settle is tried again.
+    pub(crate) fn load_fault(&self) -> LoadFault {
         match self.status {
-            400 => true,
-            404 => !self.message.eq_ignore_ascii_case("not found"),
-            500 => self.message != "status 500",
-            _ => false,
+            401 | 403 => LoadFault::Access,
+            // FastAPI's words for a path without a route: the server does not load adapters while it runs.
+            404 if self.message.eq_ignore_ascii_case("not found") => LoadFault::NoRoute,
+            404 => LoadFault::NoFiles,
+            400 | 422 => LoadFault::Adapter,
+            500 => {
+                let words = self.message.to_ascii_lowercase();
+                let settled = ADAPTER_WORDS.iter().any(|word| words.contains(word));
+                if settled && !words.contains("out of memory") {
+                    LoadFault::Adapter
+                } else {
+                    LoadFault::Replica
+                }
+            }
+            _ => LoadFault::Replica,
         }
     }
 
     /// The limit and the number asked for, where the request was longer than the model's context.
     pub(crate) fn context_length(&self) -> Option<ContextLength> {
         let text = self.message.to_ascii_lowercase();
-        if !(text.contains("context length")
-            || text.contains("maximum model length")
-            || text.contains("max_model_len"))
-        {
-            return None;
-        }
-        let mut numbers = text
-            .split(|character: char| !character.is_ascii_digit())
-            .filter_map(|digits| digits.parse::<u64>().ok());
-        let first = numbers.next()?;
-        let rest = numbers.max()?;
-        Some(ContextLength {
-            limit: first.min(rest),
-            requested: first.max(rest),
-        })
+        let phrase = LIMIT_PHRASES
+            .iter()
+            .find_map(|phrase| text.find(phrase).map(|at| at + phrase.len()))?;
+        let limit = numbers(&text[phrase..]).next()?;
+        // "you requested 300 tokens", or "300 > 256 - 290", or the prompt's length alone.
+        let requested = numbers(&text).filter(|number| *number != limit).max()?;
+        let prompt = text
+            .split_once("your request has ")
+            .and_then(|(_, rest)| numbers(rest).next());
+        let asked = text
+            .split_once("is too large: ")
+            .and_then(|(_, rest)| numbers(rest).next());
+        let requested = match (prompt, asked) {
+            (Some(prompt), Some(asked)) => prompt + asked,
+            _ => requested,
+        };
+        (requested > limit).then_some(ContextLength { limit, requested })
     }
+
+    /// Its words for a caller: our internal names replaced, and nothing that looks like an address or a path.
+    pub(crate) fn public_words(&self, internal: &str, public: &str) -> String {
+        let line = self.message.replace(internal, public);
+        let line = line.lines().next().unwrap_or_default();
+        let words: Vec<&str> = line
+            .split_whitespace()
+            .map(|word| if is_private(word) { "[…]" } else { word })
+            .collect();
+        words.join(" ").chars().take(MOST_PUBLIC_CHARACTERS).collect()
+    }
+}
+
+/// Longest excerpt of a replica's words.
+const MOST_PUBLIC_CHARACTERS: usize = 300;
+
+/// What loaders say of adapters that they will never take.
+const ADAPTER_WORDS: [&str; 13] = [
+    "lora rank",
+    "max_lora_rank",
+    "dora",
+    "lora_bias",
+    "modules_to_save",
+    "target_modules",
+    "target modules",
+    "unsupported",
+    "not supported",
+    "corrupt",
+    "safetensors",
+    "size mismatch",
+    "shape mismatch",
+];
+
+/// What comes before the number of tokens that a model has room for.
+const LIMIT_PHRASES: [&str; 4] = [
+    "maximum context length is",
+    "maximum context length (",
+    "maximum model length of",
+    "max_model_len",
+];
+
+fn numbers(text: &str) -> impl Iterator<Item = u64> + '_ {
+    text.split(|character: char| !character.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+}
+
+fn is_private(word: &str) -> bool {
+    let word =
+        word.trim_start_matches(|character: char| !character.is_ascii_alphanumeric() && character != '/');
+    word.contains("://") || (word.starts_with('/') && word.len() > 1) || word.matches('/').count() > 1
+}
+
+/// Whose fault it is that an adapter was not loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LoadFault {
+    /// The replica opened the adapter and found it wrong (rank, modules, damage): a repeat changes nothing.
+    Adapter,
+    /// The replica does not see the staged files (yet).
+    NoFiles,
+    /// The replica was started without leave to load adapters.
+    NoRoute,
+    /// The replica does not accept our key.
+    Access,
+    /// The replica is busy or broken.
+    Replica,
 }
 
 /// Numbers of a request that is too long, in tokens.
@@ -131,30 +214,68 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_route_is_not_the_adapters_fault() {
-        assert!(!UpstreamError::parse(404, &json!({"detail": "Not Found"})).is_about_the_adapter());
-        assert!(
-            UpstreamError::parse(404, &json!({"error": {"message": "No adapter found at /x"}}))
-                .is_about_the_adapter()
-        );
-        assert!(!UpstreamError::parse(503, &json!({"error": {"message": "busy"}})).is_about_the_adapter());
+    fn each_refusal_of_a_load_has_its_culprit() {
+        let nested = |message: &str| json!({"error": {"message": message}});
+        for (status, body, fault) in [
+            (404, json!({"detail": "Not Found"}), LoadFault::NoRoute),
+            (404, nested("No adapter found for /x"), LoadFault::NoFiles),
+            (
+                400,
+                nested("Loading lora x failed: it has DoRA."),
+                LoadFault::Adapter,
+            ),
+            (
+                500,
+                nested("LoRA rank 64 is greater than max_lora_rank 16"),
+                LoadFault::Adapter,
+            ),
+            (500, nested("vLLM does not yet support DoRA."), LoadFault::Adapter),
+            (
+                500,
+                json!({"message": "CUDA out of memory while reading the tensor of shape [1]"}),
+                LoadFault::Replica,
+            ),
+            (500, nested("EngineCore encountered an issue"), LoadFault::Replica),
+            (500, Value::Null, LoadFault::Replica),
+            (503, nested("busy"), LoadFault::Replica),
+            (401, json!({"error": "Unauthorized"}), LoadFault::Access),
+        ] {
+            assert_eq!(
+                UpstreamError::parse(status, &body).load_fault(),
+                fault,
+                "{status} {body}"
+            );
+        }
+    }
+
+    #[test]
+    fn words_for_callers_name_nothing_of_ours() {
+        let message =
+            "x--v1-00000000 at /data/cache/adapters: see http://10.0.0.1:8000 (and/or `/etc/x`)\nTraceback";
+        let error = UpstreamError::parse(500, &json!({"message": message}));
+        let words = error.public_words("x--v1-00000000", "x@1");
+        assert_eq!(words, "x@1 at […] see […] (and/or […]");
     }
 
     #[test]
     fn context_length_keeps_its_numbers() {
-        let message = "This model's maximum context length is 256 tokens. However, you requested 300 tokens \
-                       (290 in the messages, 10 in the completion).";
-        let error = UpstreamError::parse(400, &json!({"error": {"message": message}}));
-        assert_eq!(
-            error.context_length(),
-            Some(ContextLength {
-                limit: 256,
-                requested: 300
-            })
-        );
-        assert_eq!(
-            UpstreamError::parse(400, &json!({"message": "temperature is 3"})).context_length(),
-            None
-        );
+        let expected = Some(ContextLength {
+            limit: 256,
+            requested: 300,
+        });
+        for message in [
+            "This model's maximum context length is 256 tokens. However, you requested 300 tokens (290 in the \
+             messages, 10 in the completion).",
+            "'max_tokens' or 'max_completion_tokens' is too large: 10. This model's maximum context length is 256 \
+             tokens and your request has 290 input tokens (10 > 256 - 290).",
+            "The decoder prompt (length 300) is longer than the maximum model length of 256.",
+            "Input length (300) exceeds model's maximum context length (256).",
+            "this model's maximum context length is 256 tokens, but the prompt contains 300 input tokens",
+        ] {
+            let error = UpstreamError::parse(400, &json!({"error": {"message": message}}));
+            assert_eq!(error.context_length(), expected, "{message}");
+        }
+        let other = UpstreamError::parse(400, &json!({"message": "temperature is 3"}));
+        assert_eq!(other.context_length(), None);
     }
 }

@@ -9,6 +9,7 @@ use tunesmith_types::names::ResourceName;
 use tunesmith_types::version_reference::AliasName;
 
 use super::adapters::VERSION_KIND;
+use super::servability;
 use crate::error::{ApiError, OrNotFound};
 use crate::state::ApiState;
 
@@ -78,6 +79,7 @@ pub(super) async fn find_wanted(
     };
     let Some(alias) = wanted.alias else {
         let version = find_version(state, organization, adapter, wanted.version).await?;
+        servability::require_of_version(state, &version).await?;
         return Ok(Found {
             version: Some(version),
             alias: None,
@@ -92,8 +94,10 @@ pub(super) async fn find_wanted(
     let pointed = aliases::find(&state.store, organization, adapter, &alias).await;
     let pointed = pointed.or_unknown(VERSION_KIND, "alias", &reference)?;
     let version = adapters::version(&state.store, organization, pointed.version_id).await;
+    let version = version.or_unknown(VERSION_KIND, "alias", &reference)?;
+    servability::require_of_version(state, &version).await?;
     Ok(Found {
-        version: Some(version.or_unknown(VERSION_KIND, "alias", &reference)?),
+        version: Some(version),
         alias: Some(alias),
     })
 }

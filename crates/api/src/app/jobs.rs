@@ -15,7 +15,7 @@ use tunesmith_types::states::{BaseModelState, DatasetState, JobState};
 use super::job_decisions::reasons;
 use super::job_view::{checkpoint_view, event_view, job_view, metric_view};
 use super::model_check::ModelModules;
-use super::{base_models, datasets, job_targets};
+use super::{base_models, datasets, job_targets, servability};
 use crate::error::{ApiError, OrNotFound};
 use crate::state::ApiState;
 
@@ -56,6 +56,7 @@ pub async fn create(
     {
         job_targets::check(&hyperparameters, &modules).map_err(|error| error.under("hyperparameters"))?;
     }
+    servability::require_of_job(state, &model, &hyperparameters).await?;
     let new = NewJob {
         adapter: &adapter,
         base_model_id: model.id,

@@ -21,6 +21,7 @@ pub mod metrics_stream;
 pub mod model_check;
 pub mod model_import;
 pub mod rollouts;
+mod servability;
 pub mod stats;
 pub mod tar_stream;
 pub mod usage;

@@ -1,6 +1,7 @@
 //! Deployments and promotions.
 
 use serde_json::json;
+use tunesmith_store::replicas::{self, NewReplica, ReplicaKind};
 use tunesmith_store::revisions;
 
 use crate::jobs::{ready, request};
@@ -103,4 +104,42 @@ async fn a_version_of_another_base_model_is_refused() {
             .await
             .fails(404, kind, Some(param));
     }
+}
+
+#[tokio::test]
+async fn what_the_inference_servers_cannot_serve_is_neither_trained_nor_deployed() {
+    let app = App::start().await;
+    let client = ready(&app, "first").await;
+    client.post("/v1/jobs", &request("boxes")).await.ok(201);
+    finish_job(&app.state, &claim(&app.state).await).await;
+    let models = client.get("/v1/base-models").await.ok(200);
+    let base_model_id = models["data"][0]["id"].as_str().unwrap().parse().unwrap();
+    let server = NewReplica {
+        base_model_id,
+        url: "http://10.0.0.7:8000",
+        kind: ReplicaKind::Vllm,
+        max_rank: Some(4),
+        max_adapters: None,
+    };
+    replicas::register(&app.state.store, &server).await.unwrap();
+    let mut wide = request("wide");
+    wide["hyperparameters"]["rank"] = json!(8);
+    let answer = client.post("/v1/jobs", &wide).await;
+    answer.fails(400, "adapter_not_servable", Some("hyperparameters.rank"));
+    let message = answer.body["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("rank 4 at most") && message.contains("rank 8"),
+        "{message}"
+    );
+    wide["hyperparameters"]["rank"] = json!(4);
+    client.post("/v1/jobs", &wide).await.ok(201);
+
+    replicas::remove(&app.state.store, server.url).await.unwrap();
+    let wide = NewReplica {
+        max_rank: Some(512),
+        ..server
+    };
+    replicas::register(&app.state.store, &wide).await.unwrap();
+    let deployment = json!({"name": "direct", "base_model": "tiny", "adapter": "boxes"});
+    client.post("/v1/deployments", &deployment).await.ok(201);
 }

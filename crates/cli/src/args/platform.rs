@@ -22,6 +22,8 @@ pub(crate) struct UpArgs {
     #[arg(long, hide = true)]
     pub(crate) supervised: bool,
     #[command(flatten)]
+    pub(crate) replicas: ReplicaArgs,
+    #[command(flatten)]
     pub(crate) database: DatabaseArgs,
     #[command(flatten)]
     pub(crate) objects: ObjectStoreArgs,
@@ -43,10 +45,8 @@ pub(crate) struct ApiArgs {
     /// Folder of staged models and adapters [default: a folder below the system's temporary one].
     #[arg(long, value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
-    /// An inference server that somebody else runs, for a base model by id or digest: `base_…=http://host:8000`.
-    /// May be given more than once. Without any, engines are started on this machine.
-    #[arg(long = "replica", value_name = "BASE=URL")]
-    pub(crate) replicas: Vec<String>,
+    #[command(flatten)]
+    pub(crate) replicas: ReplicaArgs,
     #[command(flatten)]
     pub(crate) database: DatabaseArgs,
     #[command(flatten)]
@@ -85,6 +85,20 @@ pub(crate) struct ObjectStoreArgs {
     pub(crate) s3_bucket: Option<String>,
     #[arg(long, hide = true, env = environment::S3_REGION)]
     pub(crate) s3_region: Option<String>,
+}
+
+/// Inference servers that somebody else runs.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ReplicaArgs {
+    /// An inference server (vLLM, or an engine elsewhere) for a base model, by its id, its digest, or the name of one
+    /// that is shared with everybody: `primer=http://host:8000,max_rank=64`. Further: kind=vllm|engine, max_adapters=N,
+    /// api_key_env=NAME of the variable with its key. May be given more than once. That base model is served there only;
+    /// `api` starts engines on this machine only where no server is given, `up` for all other base models.
+    #[arg(long = "replica", value_name = "BASE=URL")]
+    pub(crate) replicas: Vec<String>,
+    /// Folder of staged adapters. Those servers must see it under the same path, and need only read it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) replica_cache_dir: Option<PathBuf>,
 }
 
 /// Inference on this machine.

@@ -5,14 +5,14 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context, bail};
 use tunesmith_api::{ApiSettings, auth::SigningKey};
 use tunesmith_blobs::Blobs;
-use tunesmith_gateway::{GatewaySettings, LocalEngineSettings, LocalEngines, ReplicaSource, StaticReplica};
+use tunesmith_gateway::{GatewaySettings, LocalEngineSettings, LocalEngines, ReplicaSource};
 
 use super::{
     connections,
     control::{ControlPlane, ControlPlaneParts},
     executables,
     ready::ReadyFile,
-    signals,
+    replicas, signals,
 };
 use crate::{
     args::platform::{ApiArgs, EngineArgs},
@@ -25,7 +25,7 @@ pub(crate) async fn run(args: ApiArgs, printer: Printer) -> anyhow::Result<ExitC
         listen,
         ready_file,
         cache_dir,
-        replicas,
+        replicas: replica_args,
         database,
         objects,
         engines,
@@ -35,18 +35,14 @@ pub(crate) async fn run(args: ApiArgs, printer: Printer) -> anyhow::Result<ExitC
     store.check_schema().await.context("the database is not ready")?;
     let blobs = connections::object_store(&objects).await?;
     let cache_dir = cache_dir.unwrap_or_else(|| std::env::temp_dir().join("tunesmith-inference"));
-    let replicas = if replicas.is_empty() {
+    let external = replicas::parse(&replica_args)?;
+    let replicas = if external.is_empty() {
         local_engines(&cache_dir, &blobs, &engines)?
     } else {
-        ReplicaSource::Static(
-            replicas
-                .iter()
-                .map(|text| parse_replica(text))
-                .collect::<Result<_, _>>()?,
-        )
+        ReplicaSource::external(external)
     };
     let api = ApiSettings::new(signing_key()?);
-    let gateway = GatewaySettings::new(cache_dir);
+    let gateway = GatewaySettings::new(replicas::cache_dir(&replica_args, &cache_dir)?);
     let mut control = ControlPlane::start(ControlPlaneParts {
         store,
         blobs,
@@ -89,21 +85,7 @@ pub(super) fn local_engines(
         max_engines: args.max_engines.max(1),
         ..LocalEngineSettings::new(executables::engine()?, folder.clone(), folder.join("engines"))
     };
-    Ok(ReplicaSource::Local(LocalEngines::new(settings, blobs.clone())))
-}
-
-fn parse_replica(text: &str) -> anyhow::Result<StaticReplica> {
-    match text.split_once('=') {
-        Some((base, url))
-            if !base.is_empty() && (url.starts_with("http://") || url.starts_with("https://")) =>
-        {
-            Ok(StaticReplica {
-                base_model: base.to_owned(),
-                url: url.to_owned(),
-            })
-        }
-        _ => bail!("`{text}` is no replica; write it as `base_…=http://host:8000`"),
-    }
+    Ok(ReplicaSource::local(LocalEngines::new(settings, blobs.clone())))
 }
 
 fn signing_key() -> anyhow::Result<SigningKey> {

@@ -7,6 +7,7 @@ mod control;
 mod data_dir;
 mod executables;
 mod ready;
+mod replicas;
 mod secrets;
 mod signals;
 pub(crate) mod up;

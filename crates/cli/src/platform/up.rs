@@ -20,6 +20,7 @@ use super::{
     data_dir::{self, DataDir},
     executables,
     ready::ReadyFile,
+    replicas,
     secrets::Secrets,
     signals, worker,
 };
@@ -137,8 +138,9 @@ async fn serve(
         store: stores.store.clone(),
         blobs: stores.blobs.clone(),
         api,
-        gateway: GatewaySettings::new(inference.clone()),
-        replicas: api::local_engines(&inference, &stores.blobs, &args.engines)?,
+        gateway: GatewaySettings::new(replicas::cache_dir(&args.replicas, &inference)?),
+        replicas: api::local_engines(&inference, &stores.blobs, &args.engines)?
+            .with_external(replicas::parse(&args.replicas)?),
         listen: args.listen,
         shared_models: bundled::MODELS,
     };

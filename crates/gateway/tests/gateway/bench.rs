@@ -14,12 +14,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tunesmith_blobs::{BlobKey, keys::RunPlace};
-use tunesmith_gateway::{Gateway, GatewaySettings, ReplicaSource, StaticReplica, router};
+use tunesmith_gateway::{
+    Gateway, GatewaySettings, ReplicaKind, ReplicaSecret, ReplicaSource, StaticReplica, router,
+};
 use tunesmith_store::{
-    Store, accounts,
+    Store,
     adapters::NewAdapterVersion,
-    base_models::{self, BaseModelDetails, NewBaseModel},
-    datasets::{self, NewDataset, Validation},
     deployments::{self, NewDeployment},
     files::StoredFile,
     jobs::{self, NewJob},
@@ -36,11 +36,17 @@ use tunesmith_types::{
     states::{RevisionKind, RevisionState},
 };
 
-use crate::replica::FakeReplica;
+use crate::{
+    fixtures::{base_model, dataset, sign_up},
+    vllm::{FakeVllm, recorded_probe},
+};
 
 /// Everything that a test of the gateway needs.
 pub(crate) struct Bench {
-    pub(crate) replica: FakeReplica,
+    /// The first of the replicas.
+    pub(crate) replica: FakeVllm,
+    /// All of them.
+    pub(crate) replicas: Vec<FakeVllm>,
     pub(crate) organization: OrganizationId,
     base: BaseModelId,
     dataset: DatasetId,
@@ -57,40 +63,72 @@ pub(crate) fn name(text: &str) -> ResourceName {
     text.parse().unwrap()
 }
 
-fn digest(bytes: &[u8]) -> Sha256Digest {
+pub(crate) fn digest(bytes: &[u8]) -> Sha256Digest {
     hex::encode(Sha256::digest(bytes)).parse().unwrap()
+}
+
+/// How a bench differs from the usual one.
+pub(crate) struct Setup {
+    pub(crate) replicas: usize,
+    pub(crate) kind: ReplicaKind,
+    pub(crate) max_adapters: Option<u32>,
+    pub(crate) api_key: Option<&'static str>,
+    pub(crate) settings: fn(&mut GatewaySettings),
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            replicas: 1,
+            kind: ReplicaKind::Vllm,
+            max_adapters: None,
+            api_key: None,
+            settings: |_| {},
+        }
+    }
 }
 
 impl Bench {
     pub(crate) async fn start() -> Self {
-        let (database, blobs, replica) = (
-            TestDatabase::create().await,
-            TestBlobs::start().await,
-            FakeReplica::start().await,
-        );
+        Self::with(Setup::default()).await
+    }
+
+    pub(crate) async fn with(setup: Setup) -> Self {
+        let (database, blobs) = (TestDatabase::create().await, TestBlobs::start().await);
         blobs.client().ensure_bucket().await.unwrap();
         let store = database.store();
         let organization = sign_up(store, "ada@example.com").await;
         let base = base_model(store, organization).await;
         let dataset = dataset(store, organization).await;
         let cache = tempfile::tempdir().unwrap();
-        let source = ReplicaSource::Static(vec![StaticReplica {
-            base_model: base.to_string(),
-            url: replica.url.clone(),
-        }]);
-        let settings = GatewaySettings {
+        let (mut replicas, mut given) = (Vec::new(), Vec::new());
+        for _ in 0..setup.replicas {
+            let replica = FakeVllm::start().await;
+            replica.faults(|faults| faults.api_key = setup.api_key.map(ToOwned::to_owned));
+            given.push(StaticReplica {
+                max_adapters: setup.max_adapters,
+                api_key: setup.api_key.map(|key| ReplicaSecret::new(key.to_owned())),
+                ..StaticReplica::new(&base.to_string(), &replica.url, setup.kind)
+            });
+            replicas.push(replica);
+        }
+        let mut settings = GatewaySettings {
             start_wait: Duration::from_secs(20),
             reconcile_every: Duration::from_millis(100),
             unload_grace: Duration::ZERO,
             canary_every: Duration::from_millis(50),
+            retry_pause: Duration::from_millis(20),
             ..GatewaySettings::new(cache.path().to_owned())
         };
+        (setup.settings)(&mut settings);
+        let source = ReplicaSource::external(given);
         let (gateway, reconciler) =
             Gateway::new(store.clone(), blobs.client().clone(), source, settings).unwrap();
         let stop = CancellationToken::new();
         let notifications = Notifications::listen(store).await.unwrap();
         Self {
-            replica,
+            replica: replicas[0].clone(),
+            replicas,
             organization,
             base,
             dataset,
@@ -113,8 +151,21 @@ impl Bench {
         self.cache.path().join("adapters")
     }
 
-    /// A version whose B matrix is filled with `fill`.
+    /// A version whose B matrix is filled with `fill`, without golden answers.
     pub(crate) async fn publish(&self, adapter: &str, fill: u8) -> AdapterVersionId {
+        self.publish_with(adapter, fill, json!({})).await
+    }
+
+    /// The same, with the answers that an adapter filled with `probed` gives.
+    pub(crate) async fn publish_probed(&self, adapter: &str, fill: u8, probed: u8) -> AdapterVersionId {
+        let probes = [
+            recorded_probe(probed, &[1, 2, 3]),
+            recorded_probe(probed, &[9, 4]),
+        ];
+        self.publish_with(adapter, fill, json!({"probes": probes})).await
+    }
+
+    async fn publish_with(&self, adapter: &str, fill: u8, manifest: Value) -> AdapterVersionId {
         let new = NewJob {
             adapter: &name(adapter),
             base_model_id: self.base,
@@ -166,7 +217,7 @@ impl Bench {
         }
         let version = NewAdapterVersion {
             digest: whole,
-            manifest: json!({}),
+            manifest,
             files,
             metrics: json!({}),
         };
@@ -232,16 +283,32 @@ impl Bench {
     /// Waits until the newest revision of a deployment is no longer pending.
     pub(crate) async fn settled(&self, deployment: &str) -> Revision {
         let mut changes = self.notifications.subscribe();
-        loop {
-            let found = deployments::find(self.store(), self.organization, deployment)
-                .await
-                .unwrap();
-            let latest = found.latest.unwrap();
-            if latest.state != RevisionState::Pending {
-                return latest;
+        let settled = async {
+            loop {
+                let latest = self.latest(deployment).await;
+                if latest.state != RevisionState::Pending {
+                    return latest;
+                }
+                changes.next().await;
             }
-            changes.next().await;
-        }
+        };
+        tokio::time::timeout(Duration::from_secs(60), settled)
+            .await
+            .unwrap_or_else(|_| panic!("{deployment} does not settle"))
+    }
+
+    /// The newest revision of a deployment.
+    pub(crate) async fn latest(&self, deployment: &str) -> Revision {
+        let found = deployments::find(self.store(), self.organization, deployment).await;
+        found.unwrap().latest.unwrap()
+    }
+
+    /// Deletes a deployment.
+    pub(crate) async fn delete(&self, deployment: &str) {
+        let found = deployments::find(self.store(), self.organization, deployment).await;
+        deployments::delete(self.store(), self.organization, found.unwrap().id)
+            .await
+            .unwrap();
     }
 
     /// A request of this organization.
@@ -266,16 +333,28 @@ impl Bench {
         request: axum::http::request::Builder,
         body: Value,
     ) -> Response<Body> {
+        let request = request.header("content-type", "application/json");
+        let request = request.body(Body::from(body.to_string())).unwrap();
+        self.answer(organization, request).await
+    }
+
+    /// A POST of whatever `body` is.
+    pub(crate) async fn send_raw(&self, path: &str, content_type: &str, body: String) -> Response<Body> {
+        let request = Request::builder()
+            .method("POST")
+            .uri(path)
+            .header("content-type", content_type);
+        let request = request.body(Body::from(body)).unwrap();
+        self.answer(self.organization, request).await
+    }
+
+    async fn answer(&self, organization: OrganizationId, request: Request<Body>) -> Response<Body> {
         let principal = Principal {
             organization_id: organization,
             user_id: None,
             api_key_id: None,
             role: Role::Viewer,
         };
-        let request = request
-            .header("content-type", "application/json")
-            .body(Body::from(body.to_string()))
-            .unwrap();
         self.router
             .clone()
             .layer(Extension(principal))
@@ -332,65 +411,4 @@ pub(crate) async fn text(response: Response<Body>) -> (StatusCode, String) {
 pub(crate) async fn json_of(response: Response<Body>) -> (StatusCode, Value) {
     let (status, text) = text(response).await;
     (status, serde_json::from_str(&text).unwrap())
-}
-
-async fn sign_up(store: &Store, email: &str) -> OrganizationId {
-    let new = accounts::NewAccount {
-        email,
-        password_hash: "$argon2id$",
-        organization_name: "Ada's",
-    };
-    accounts::sign_up(store, &new).await.unwrap().1.id
-}
-
-async fn base_model(store: &Store, owner: OrganizationId) -> BaseModelId {
-    let id = BaseModelId::new();
-    let new = NewBaseModel {
-        id,
-        owner: Some(owner),
-        name: &name("primer"),
-        created_by: None,
-    };
-    base_models::create(store, &new).await.unwrap();
-    let file = StoredFile {
-        name: "config.json".to_owned(),
-        key: "x".to_owned(),
-        sha256: "0".repeat(64),
-        bytes: 1,
-    };
-    let details = BaseModelDetails {
-        config: json!({}),
-        digest: digest(b"base"),
-        tokenizer_digest: digest(b"tokenizer"),
-        template_digest: None,
-        files: vec![file],
-        parameters: 1,
-        max_seq_len: 512,
-    };
-    base_models::complete(store, Some(owner), id, &details)
-        .await
-        .unwrap();
-    id
-}
-
-async fn dataset(store: &Store, organization: OrganizationId) -> DatasetId {
-    let id = DatasetId::new();
-    let new = NewDataset {
-        id,
-        name: &name("data"),
-        sha256: &digest(b"data"),
-        bytes: 1,
-        blob_key: "x",
-        created_by: None,
-    };
-    datasets::create(store, organization, &new).await.unwrap();
-    let validation = Validation {
-        valid: true,
-        examples: 1,
-        report: &json!({"errors": []}),
-    };
-    datasets::finish_validation(store, organization, id, &validation)
-        .await
-        .unwrap();
-    id
 }

@@ -98,8 +98,8 @@ async fn a_version_that_cannot_be_loaded_ends_its_canary() {
     let bench = Bench::start().await;
     let (first, second) = two_versions(&bench).await;
     bench.replica.faults(|faults| {
-        let body = json!({"error": {"message": "rank 512 is above max_lora_rank", "code": 500}});
-        drop(faults.refused.insert("tone--v2-".to_owned(), body));
+        let words = "LoRA rank 512 is greater than max_lora_rank 16.";
+        faults.refused.insert("tone--v2-".to_owned(), (500, words.to_owned()));
     });
     let canary = begin(&bench, second, &[30, 100], gates()).await;
     let (ended, statuses) = ask_until_ended(&bench, &canary).await;

@@ -107,32 +107,3 @@ async fn a_stream_that_breaks_off_ends_with_an_error_event() {
     assert!(events[1].contains("\"upstream_error\""), "{stream}");
     bench.stop().await;
 }
-
-#[tokio::test]
-async fn wrong_requests_never_reach_a_replica() {
-    let bench = Bench::start().await;
-    for (extra, param) in [
-        (json!({"messages": []}), "messages"),
-        (json!({"model": 5}), "model"),
-        (json!({"stream": "yes"}), "stream"),
-        (json!({"chat_template": "{{ evil }}"}), "chat_template"),
-    ] {
-        let (status, answer) = json_of(bench.chat("primer", extra).await).await;
-        assert_eq!(
-            (status.as_u16(), answer["error"]["param"].as_str()),
-            (400, Some(param)),
-            "{answer}"
-        );
-    }
-    let (status, answer) = json_of(
-        bench
-            .send("POST", "/v1/completions", json!({"model": "primer"}))
-            .await,
-    )
-    .await;
-    assert_eq!(
-        (status.as_u16(), answer["error"]["param"].as_str()),
-        (400, Some("prompt"))
-    );
-    bench.stop().await;
-}

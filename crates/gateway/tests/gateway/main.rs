@@ -5,9 +5,14 @@
 
 mod bench;
 mod canaries;
+mod contract;
+mod drain;
 mod faults;
+mod fixtures;
+mod loading;
 mod metering;
+mod probes;
 mod promotion;
 mod proxying;
-mod replica;
 mod rollouts;
+mod vllm;

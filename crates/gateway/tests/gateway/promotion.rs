@@ -23,8 +23,8 @@ async fn a_promoted_version_is_staged_loaded_probed_and_answers() {
     let internal = sent["model"].as_str().unwrap();
     assert!(internal.starts_with("tone--v1-"), "{internal}");
     assert_eq!((sent["seed"].as_u64(), sent.get("unknown")), (Some(7), None));
-    let path = &bench.replica.loaded()[internal];
-    assert!(std::path::Path::new(path).starts_with(bench.staged()));
+    let path = bench.replica.loaded()[internal].path.clone();
+    assert!(std::path::Path::new(&path).starts_with(bench.staged()));
     bench.stop().await;
 }
 
@@ -54,9 +54,8 @@ async fn a_new_version_takes_over_and_the_one_before_the_last_is_unloaded() {
 async fn a_bad_version_fails_with_its_reason_and_holds_up_nobody() {
     let bench = Bench::start().await;
     bench.replica.faults(|faults| {
-        let flat =
-            json!({"object": "error", "message": "bad--v1: rank 512 is above max_lora_rank", "code": 500});
-        faults.refused.insert("bad--".to_owned(), flat);
+        let words = "bad--v1: LoRA rank 512 is greater than max_lora_rank 16.";
+        faults.refused.insert("bad--".to_owned(), (500, words.to_owned()));
         faults.inert.insert("inert--".to_owned());
     });
     let (bad, inert, good) = (
@@ -118,9 +117,8 @@ async fn a_failed_promotion_leaves_the_active_version_alone() {
     bench.deploy("helpdesk", Some(first)).await;
     bench.settled("helpdesk").await;
     bench.replica.faults(|faults| {
-        let nested =
-            json!({"error": {"message": "weights are corrupt", "type": "InternalServerError", "code": 500}});
-        drop(faults.refused.insert("tone--v2".to_owned(), nested));
+        let words = (500, "weights are corrupt".to_owned());
+        faults.refused.insert("tone--v2".to_owned(), words);
     });
     let second = bench.publish("tone", 2).await;
     bench.promote("helpdesk", second).await;

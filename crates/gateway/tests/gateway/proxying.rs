@@ -13,7 +13,7 @@ async fn a_base_model_answers_without_a_deployment() {
     assert_eq!(response.headers()["x-tunesmith-version"], "base");
     let (_, answer) = json_of(response).await;
     assert_eq!(answer["model"], "primer");
-    assert_eq!(bench.replica.last_body()["model"], crate::replica::BASE_NAME);
+    assert_eq!(bench.replica.last_body()["model"], crate::vllm::BASE_NAME);
     bench.deploy("plain", None).await;
     bench.settled("plain").await;
     let response = bench.chat("plain", json!({})).await;

@@ -14,6 +14,7 @@ mod idempotency;
 mod isolation;
 mod notifications;
 mod paging;
+mod replicas;
 mod requests;
 mod rescue;
 mod rollouts;
