@@ -153,7 +153,8 @@ impl Catalogue {
         let changes = self.snapshots.changes();
         let found = self.look_up(organization, name).await?;
         if let Lookup::Found(destination) = &found {
-            self.snapshots.keep(organization, name, destination.clone(), changes);
+            self.snapshots
+                .keep(organization, name, destination.clone(), changes);
         }
         Ok(found)
     }
@@ -168,7 +169,11 @@ impl Catalogue {
                 let pending = deployment
                     .latest
                     .is_some_and(|latest| latest.state == RevisionState::Pending);
-                return Ok(if pending { Lookup::Pending } else { Lookup::Inactive });
+                return Ok(if pending {
+                    Lookup::Pending
+                } else {
+                    Lookup::Inactive
+                });
             }
             Err(StoreError::NotFound(_)) => {}
             Err(error) => return Err(error),
@@ -267,10 +272,18 @@ impl Catalogue {
         if revision.loaded == loaded || revision.is_mirror() {
             return;
         }
-        let result =
-            revisions::set_loaded(&self.store, revision.organization_id, revision.revision_id, loaded).await;
+        let result = revisions::set_loaded(
+            &self.store,
+            revision.organization_id,
+            revision.revision_id,
+            loaded,
+        )
+        .await;
         if let Err(error) = result {
-            tracing::warn!(error = &error as &dyn std::error::Error, "cannot note that a revision is loaded");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot note that a revision is loaded"
+            );
         }
     }
 

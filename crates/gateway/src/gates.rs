@@ -23,7 +23,9 @@ pub(crate) fn judge(
     let least = gates.least_requests();
     let requests = candidate.map_or(0, |figures| figures.requests);
     let Some(candidate) = candidate.filter(|_| requests >= i64::from(least)) else {
-        return Verdict::Wait(format!("{requests} of at least {least} requests to the candidate"));
+        return Verdict::Wait(format!(
+            "{requests} of at least {least} requests to the candidate"
+        ));
     };
     let failed = error_rate(gates, candidate)
         .or_else(|| latency(gates, candidate, stable))
@@ -57,11 +59,7 @@ fn error_rate(gates: &CanaryGates, candidate: &ArmFigures) -> Option<String> {
 
 /// The figure by which latency is judged: the time to the first token where answers were streamed, of whole answers
 /// otherwise.
-fn latency(
-    gates: &CanaryGates,
-    candidate: &ArmFigures,
-    stable: Option<&ArmFigures>,
-) -> Option<String> {
+fn latency(gates: &CanaryGates, candidate: &ArmFigures, stable: Option<&ArmFigures>) -> Option<String> {
     let (name, of): (_, fn(&ArmFigures) -> &Spread) = if candidate.first_token_ms.p95.is_some() {
         ("time to the first token", |figures| &figures.first_token_ms)
     } else {
@@ -85,11 +83,7 @@ fn latency(
     })
 }
 
-fn feedback(
-    gates: &CanaryGates,
-    candidate: &ArmFigures,
-    stable: Option<&ArmFigures>,
-) -> Option<String> {
+fn feedback(gates: &CanaryGates, candidate: &ArmFigures, stable: Option<&ArmFigures>) -> Option<String> {
     let least = gates.min_feedback_difference?;
     let (ours, theirs) = (candidate.feedback, stable?.feedback);
     let enough = u64::from(gates.least_feedback());
@@ -166,7 +160,10 @@ mod tests {
         assert!(matches!(judge(&gates, None, Some(&stable)), Verdict::Wait(_)));
         for (bad, words) in [
             (figures(50, 6, Some(100.0), (0, 0.0)), "0.120 (6 of 50 requests)"),
-            (figures(50, 0, Some(160.0), (0, 0.0)), "160.0 ms against 100.0 ms, a ratio of 1.60"),
+            (
+                figures(50, 0, Some(160.0), (0, 0.0)),
+                "160.0 ms against 100.0 ms, a ratio of 1.60",
+            ),
             (figures(50, 0, Some(401.0), (0, 0.0)), "above max_ttft_p95_ms 400"),
             (figures(50, 0, None, (0, 0.0)), "time to the answer is 500.0 ms"),
             (figures(50, 0, Some(100.0), (10, 0.5)), "a difference of -0.300"),
@@ -178,7 +175,14 @@ mod tests {
         }
         let few_scores = figures(50, 0, Some(100.0), (9, -1.0));
         assert_eq!(judge(&gates, Some(&few_scores), Some(&stable)), Verdict::Pass);
-        assert_eq!(judge(&CanaryGates::default(), Some(&figures(20, 20, None, (0, 0.0))), None), Verdict::Pass);
+        assert_eq!(
+            judge(
+                &CanaryGates::default(),
+                Some(&figures(20, 20, None, (0, 0.0))),
+                None
+            ),
+            Verdict::Pass
+        );
     }
 
     #[test]
@@ -190,7 +194,14 @@ mod tests {
         };
         assert_eq!(hopeless(&gates, &figures(19, 19, None, (0, 0.0))), None);
         assert_eq!(hopeless(&gates, &figures(20, 2, None, (0, 0.0))), None);
-        assert!(hopeless(&gates, &figures(20, 10, None, (0, 0.0))).unwrap().contains("10 of 20"));
-        assert_eq!(hopeless(&CanaryGates::default(), &figures(20, 20, None, (0, 0.0))), None);
+        assert!(
+            hopeless(&gates, &figures(20, 10, None, (0, 0.0)))
+                .unwrap()
+                .contains("10 of 20")
+        );
+        assert_eq!(
+            hopeless(&CanaryGates::default(), &figures(20, 20, None, (0, 0.0))),
+            None
+        );
     }
 }

@@ -91,7 +91,10 @@ impl Meter {
             }
         }
         let waiting = self.lock().records.len();
-        tracing::error!(requests = waiting, "metered requests are lost: the database does not answer");
+        tracing::error!(
+            requests = waiting,
+            "metered requests are lost: the database does not answer"
+        );
     }
 
     /// Writes all that waits now.
@@ -99,7 +102,10 @@ impl Meter {
         loop {
             let lost = std::mem::take(&mut self.lock().lost);
             if lost > 0 {
-                tracing::error!(requests = lost, "metered requests are lost: too many wait for the database");
+                tracing::error!(
+                    requests = lost,
+                    "metered requests are lost: too many wait for the database"
+                );
             }
             let batch = self.peek();
             if batch.is_empty() {

@@ -59,7 +59,8 @@ pub(crate) async fn forward(
         whole(upstream, rewriter).await?
     };
     let headers = response.headers_mut();
-    let label = HeaderValue::from_str(&target.arm.label).expect("invariant: names and numbers are visible ASCII");
+    let label =
+        HeaderValue::from_str(&target.arm.label).expect("invariant: names and numbers are visible ASCII");
     headers.insert(VERSION_HEADER, label);
     if let Some(snapshot) = &target.snapshot {
         headers.insert(

@@ -174,12 +174,7 @@ impl RequestMeter {
         }
     }
 
-    fn record(
-        &self,
-        target: &Target,
-        status: RequestStatus,
-        error_code: Option<String>,
-    ) -> MeteredRequest {
+    fn record(&self, target: &Target, status: RequestStatus, error_code: Option<String>) -> MeteredRequest {
         MeteredRequest {
             id: self.id,
             organization_id: self.organization,

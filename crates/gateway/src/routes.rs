@@ -136,7 +136,14 @@ async fn create_chat_completion(
     headers: HeaderMap,
     body: Result<Json<Value>, JsonRejection>,
 ) -> Result<Response, GatewayError> {
-    complete(&gateway, principal.organization_id, Endpoint::Chat, &headers, body).await
+    complete(
+        &gateway,
+        principal.organization_id,
+        Endpoint::Chat,
+        &headers,
+        body,
+    )
+    .await
 }
 
 /// Continue a text
@@ -162,7 +169,14 @@ async fn create_completion(
     headers: HeaderMap,
     body: Result<Json<Value>, JsonRejection>,
 ) -> Result<Response, GatewayError> {
-    complete(&gateway, principal.organization_id, Endpoint::Completion, &headers, body).await
+    complete(
+        &gateway,
+        principal.organization_id,
+        Endpoint::Completion,
+        &headers,
+        body,
+    )
+    .await
 }
 
 async fn complete(

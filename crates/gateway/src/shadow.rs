@@ -158,7 +158,10 @@ async fn ask(fleet: &Fleet, http: &reqwest::Client, mirrored: &Mirrored) -> Resu
 /// Twice the words in common (in order), of all words of both: 1 for the same text, 0 for nothing in common.
 fn similarity(a: &str, b: &str) -> f64 {
     let words = |text: &str| -> Vec<String> {
-        text.split_whitespace().take(MOST_WORDS).map(ToOwned::to_owned).collect()
+        text.split_whitespace()
+            .take(MOST_WORDS)
+            .map(ToOwned::to_owned)
+            .collect()
     };
     let (a, b) = (words(a), words(b));
     if a.is_empty() && b.is_empty() {

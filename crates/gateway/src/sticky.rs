@@ -44,7 +44,11 @@ pub(crate) fn choose(
 fn draw(deployment: DeploymentId, affinity: &Affinity, version: Option<AdapterVersionId>) -> f64 {
     let digest = Sha256::new()
         .chain_update(deployment.uuid().as_bytes())
-        .chain_update(version.map_or(uuid::Uuid::nil(), AdapterVersionId::uuid).as_bytes())
+        .chain_update(
+            version
+                .map_or(uuid::Uuid::nil(), AdapterVersionId::uuid)
+                .as_bytes(),
+        )
         .chain_update(&affinity.0)
         .finalize();
     let mut bytes = [0; 8];
@@ -84,7 +88,10 @@ mod tests {
                 let expected = KEYS as f64 * p;
                 // Five standard deviations of the binomial distribution.
                 let bound = 5.0 * (expected * (1.0 - p)).sqrt();
-                assert!((found - expected).abs() < bound, "{weights:?}: {found} of {expected}");
+                assert!(
+                    (found - expected).abs() < bound,
+                    "{weights:?}: {found} of {expected}"
+                );
             }
         }
     }
@@ -99,7 +106,10 @@ mod tests {
             let after = chosen(deployment, &[(stable, a), (other, b), (canary, share)]);
             let mut moved = 0;
             for (before, after) in before.iter().zip(&after) {
-                assert!(before == after || *after == 2, "a key moved from {before} to {after}");
+                assert!(
+                    before == after || *after == 2,
+                    "a key moved from {before} to {after}"
+                );
                 moved += usize::from(before != after);
             }
             assert!(moved > 0);
@@ -107,7 +117,12 @@ mod tests {
         }
         // And back: whoever was not drawn to the canary sees no change at all.
         let back = chosen(deployment, &[(stable, 60), (other, 40)]);
-        assert!(before.iter().zip(&back).all(|(before, back)| *before == 2 || before == back));
+        assert!(
+            before
+                .iter()
+                .zip(&back)
+                .all(|(before, back)| *before == 2 || before == back)
+        );
     }
 
     #[test]
@@ -122,9 +137,15 @@ mod tests {
 
     #[test]
     fn a_session_counts_before_a_user_and_nothing_is_random() {
-        assert_eq!(Affinity::new(Some(b"s"), Some("u")), Affinity::new(Some(b"s"), None));
+        assert_eq!(
+            Affinity::new(Some(b"s"), Some("u")),
+            Affinity::new(Some(b"s"), None)
+        );
         assert_ne!(Affinity::new(Some(b"x"), None), Affinity::new(None, Some("x")));
         assert_ne!(Affinity::new(None, None), Affinity::new(None, None));
-        assert_eq!(Affinity::new(Some(b""), Some("u")), Affinity::new(None, Some("u")));
+        assert_eq!(
+            Affinity::new(Some(b""), Some("u")),
+            Affinity::new(None, Some("u"))
+        );
     }
 }

@@ -170,7 +170,9 @@ impl Rewriter {
         let Some(fields) = chunk.as_object_mut() else {
             return true;
         };
-        let usage = fields.shift_remove("usage").is_some_and(|usage| usage.is_object());
+        let usage = fields
+            .shift_remove("usage")
+            .is_some_and(|usage| usage.is_object());
         let empty = fields
             .get("choices")
             .and_then(Value::as_array)

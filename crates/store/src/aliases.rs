@@ -16,8 +16,7 @@ use crate::{
     Store, StoreError,
     alias_history::{self, Change},
     error::stored,
-    revisions,
-    tombstones,
+    revisions, tombstones,
 };
 
 /// A name that points to one version of an adapter.

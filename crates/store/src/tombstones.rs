@@ -100,7 +100,11 @@ async fn require_unused(
     )
     .fetch_all(connection)
     .await?;
-    users.extend(shadows.into_iter().map(|name| format!("deployment `{name}` (shadow)")));
+    users.extend(
+        shadows
+            .into_iter()
+            .map(|name| format!("deployment `{name}` (shadow)")),
+    );
     users.extend(revisions.into_iter().map(|revision| {
         format!(
             "deployment `{}` (revision {}, {})",

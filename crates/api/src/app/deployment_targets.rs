@@ -65,7 +65,10 @@ pub(super) async fn find_wanted(
     wanted: &Wanted<'_>,
 ) -> Result<Found, ApiError> {
     let Some(adapter) = wanted.adapter else {
-        let stray = wanted.version.map(|_| "version").or(wanted.alias.map(|_| "alias"));
+        let stray = wanted
+            .version
+            .map(|_| "version")
+            .or(wanted.alias.map(|_| "alias"));
         return match stray {
             Some(field) => {
                 let message = format!("`{field}` needs `adapter`, whose version it names.");

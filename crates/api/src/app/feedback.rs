@@ -32,7 +32,8 @@ pub async fn score(
     }
     let comment = request.comment.as_deref();
     if comment.is_some_and(|text| text.chars().count() > LONGEST_COMMENT || text.contains('\0')) {
-        let message = format!("`comment` may have at most {LONGEST_COMMENT} characters, none of them a zero.");
+        let message =
+            format!("`comment` may have at most {LONGEST_COMMENT} characters, none of them a zero.");
         return Err(ApiError::parameter("comment", message));
     }
     let id = parse_id(&request.id).ok_or_else(|| ApiError::unknown(KIND, "id", &request.id))?;
@@ -67,5 +68,8 @@ fn is_young(id: Uuid) -> bool {
     };
     let (seconds, _) = made.to_unix();
     // An answer may take long; its record comes at its end.
-    chrono::Utc::now().timestamp().abs_diff(i64::try_from(seconds).unwrap_or(0)) < 3600
+    chrono::Utc::now()
+        .timestamp()
+        .abs_diff(i64::try_from(seconds).unwrap_or(0))
+        < 3600
 }

@@ -61,7 +61,8 @@ pub async fn split(
             .iter()
             .any(|known| known.adapter_version_id == route.adapter_version_id)
         {
-            let message = "Two routes lead to the same version; give it one route with their weights together.";
+            let message =
+                "Two routes lead to the same version; give it one route with their weights together.";
             return Err(ApiError::parameter(format!("routes.{place}"), message));
         }
         routes.push(route);
@@ -125,7 +126,17 @@ pub async fn rollback(
         note: note.as_ref().map(Reason::as_str),
         created_by: caller.user_id,
     };
-    revise(state, caller, &deployment, &new).await
+    revise(state, caller, &deployment, &new)
+        .await
+        .map_err(|error| match error {
+            ApiError::NotFound {
+                kind: VERSION_KIND, ..
+            } => ApiError::conflict(
+                "version_deleted",
+                "A version of that revision is deleted; name another revision with `to_revision`, or promote a version.",
+            ),
+            other => other,
+        })
 }
 
 async fn running_canary(
@@ -336,7 +347,11 @@ pub async fn shadow(
 ///
 /// # Errors
 /// As for [`shadow`].
-pub async fn delete_shadow(state: &ApiState, caller: &Principal, name: &ResourceName) -> Result<(), ApiError> {
+pub async fn delete_shadow(
+    state: &ApiState,
+    caller: &Principal,
+    name: &ResourceName,
+) -> Result<(), ApiError> {
     let deployment = find(state, caller, name).await?;
     shadows::delete(&state.store, caller.organization_id, deployment.id)
         .await

@@ -74,7 +74,8 @@ fn parse_window(text: Option<&str>) -> Result<i64, ApiError> {
         .filter(|seconds| (1..=LONGEST_WINDOW).contains(seconds))
         .ok_or_else(|| {
             let shown: String = text.chars().take(40).collect();
-            let message = format!("`window` must be a time up to 90 days, like `15m`, `24h` or `7d`; it is `{shown}`.");
+            let message =
+                format!("`window` must be a time up to 90 days, like `15m`, `24h` or `7d`; it is `{shown}`.");
             ApiError::parameter("window", message)
         })
 }
@@ -155,7 +156,13 @@ mod tests {
 
     #[test]
     fn a_window_has_a_unit() {
-        for (text, seconds) in [("15m", 900), ("24h", 86_400), ("7d", 604_800), ("30s", 30), ("30", 30)] {
+        for (text, seconds) in [
+            ("15m", 900),
+            ("24h", 86_400),
+            ("7d", 604_800),
+            ("30s", 30),
+            ("30", 30),
+        ] {
             assert_eq!(parse_window(Some(text)).unwrap(), seconds);
         }
         for wrong in ["", "h", "0m", "-1h", "91d", "1w", "1.5h", "99999999999d", "1µ"] {

@@ -72,8 +72,9 @@ fn parse_groups(text: Option<&str>) -> Result<UsageGroups, ApiError> {
             "version" => groups.version = true,
             other => {
                 let shown: String = other.chars().take(40).collect();
-                let message =
-                    format!("`group_by` takes `day`, `model` and `version`, with commas between; not `{shown}`.");
+                let message = format!(
+                    "`group_by` takes `day`, `model` and `version`, with commas between; not `{shown}`."
+                );
                 return Err(ApiError::parameter("group_by", message));
             }
         }

@@ -157,9 +157,7 @@ async fn abort_canary(
     Path(name): Path<String>,
 ) -> Result<axum::Json<Canary>, ApiError> {
     let name = name_in_path(KIND, &name)?;
-    Ok(axum::Json(
-        rollouts::abort_canary(&state, &caller, &name).await?,
-    ))
+    Ok(axum::Json(rollouts::abort_canary(&state, &caller, &name).await?))
 }
 
 /// Mirror requests to a version

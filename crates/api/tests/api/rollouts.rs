@@ -35,7 +35,9 @@ async fn desk(app: &App) -> (Client, OrganizationId) {
 
 /// What the reconciler does once the replicas hold the newest revision.
 async fn activate(app: &App, organization: OrganizationId) {
-    let found = deployments::find(&app.state.store, organization, "desk").await.unwrap();
+    let found = deployments::find(&app.state.store, organization, "desk")
+        .await
+        .unwrap();
     revisions::activate(&app.state.store, organization, found.latest.unwrap().id)
         .await
         .unwrap();
@@ -45,7 +47,12 @@ fn targets(revision: &Value) -> Vec<(&str, i64)> {
     let routes = revision["routes"].as_array().unwrap();
     routes
         .iter()
-        .map(|route| (route["target"].as_str().unwrap(), route["weight"].as_i64().unwrap()))
+        .map(|route| {
+            (
+                route["target"].as_str().unwrap(),
+                route["weight"].as_i64().unwrap(),
+            )
+        })
         .collect()
 }
 
@@ -59,7 +66,12 @@ async fn a_split_and_the_way_back() {
     let latest = &made["latest_revision"];
     assert_eq!(targets(latest), [("boxes@1", 70), ("base", 30)]);
     assert_eq!(
-        (&latest["kind"], &latest["parent_number"], &latest["note"], &latest["status"]),
+        (
+            &latest["kind"],
+            &latest["parent_number"],
+            &latest["note"],
+            &latest["status"]
+        ),
         (&json!("split"), &json!(1), &json!("try it"), &json!("pending"))
     );
     activate(&app, organization).await;
@@ -67,17 +79,26 @@ async fn a_split_and_the_way_back() {
     stale.fails(409, "revision_conflict", Some("expected_revision"));
     assert_eq!(stale.headers["x-should-retry"], "false");
 
-    let back = client.post("/v1/deployments/desk/rollback", &json!({"reason": "worse"})).await.ok(200);
+    let back = client
+        .post("/v1/deployments/desk/rollback", &json!({"reason": "worse"}))
+        .await
+        .ok(200);
     assert_eq!(targets(&back["active_revision"]), [("base", 100)]);
     assert_eq!(
-        (&back["active_revision"]["kind"], &back["active_revision"]["number"]),
+        (
+            &back["active_revision"]["kind"],
+            &back["active_revision"]["number"]
+        ),
         (&json!("rollback"), &json!(3))
     );
     let forward = client
         .post("/v1/deployments/desk/rollback", &json!({"to_revision": 2}))
         .await
         .ok(200);
-    assert_eq!(targets(&forward["active_revision"]), [("boxes@1", 70), ("base", 30)]);
+    assert_eq!(
+        targets(&forward["active_revision"]),
+        [("boxes@1", 70), ("base", 30)]
+    );
     client
         .post("/v1/deployments/desk/rollback", &json!({"to_revision": 99}))
         .await
@@ -91,9 +112,27 @@ async fn wrong_rollouts_name_the_field() {
     let route = |weight: Value| json!({"adapter": "boxes", "version": 1, "weight": weight});
     let split = |routes: Value| json!({ "routes": routes });
     let table = [
-        ("split", split(json!([])), 400, "invalid_parameter", Some("routes")),
-        ("split", split(json!([route(json!(0))])), 400, "invalid_parameter", Some("routes.0.weight")),
-        ("split", split(json!([route(json!(99))])), 400, "weights_do_not_sum", Some("routes")),
+        (
+            "split",
+            split(json!([])),
+            400,
+            "invalid_parameter",
+            Some("routes"),
+        ),
+        (
+            "split",
+            split(json!([route(json!(0))])),
+            400,
+            "invalid_parameter",
+            Some("routes.0.weight"),
+        ),
+        (
+            "split",
+            split(json!([route(json!(99))])),
+            400,
+            "weights_do_not_sum",
+            Some("routes"),
+        ),
         (
             "split",
             split(json!([route(json!(50)), route(json!(50))])),
@@ -164,7 +203,10 @@ async fn wrong_rollouts_name_the_field() {
         ("/v1/usage?from=5&to=4", "from"),
         ("/v1/usage?from=-5", "from"),
     ] {
-        client.get(path).await.fails(400, "invalid_parameter", Some(param));
+        client
+            .get(path)
+            .await
+            .fails(400, "invalid_parameter", Some(param));
     }
     let feedback = |id: &str, score: f64| json!({"id": id, "score": score});
     client
@@ -191,12 +233,20 @@ async fn a_canary_is_begun_shown_and_aborted() {
                       "gates": {"max_error_rate": 0.02}});
     let canary = client.post("/v1/deployments/desk/canary", &body).await.ok(201);
     assert_eq!(
-        (&canary["status"], &canary["candidate"], &canary["step"], &canary["gates"]["max_error_rate"]),
+        (
+            &canary["status"],
+            &canary["candidate"],
+            &canary["step"],
+            &canary["gates"]["max_error_rate"]
+        ),
         (&json!("running"), &json!("boxes@2"), &json!(1), &json!(0.02))
     );
     activate(&app, organization).await;
     let shown = client.get("/v1/deployments/desk").await.ok(200);
-    assert_eq!(targets(&shown["active_revision"]), [("base", 90), ("boxes@2", 10)]);
+    assert_eq!(
+        targets(&shown["active_revision"]),
+        [("base", 90), ("boxes@2", 10)]
+    );
     let again = client.post("/v1/deployments/desk/canary", &body).await;
     again.fails(409, "already_routed", Some("adapter"));
     let aborted = client.delete("/v1/deployments/desk/canary").await.ok(200);
@@ -209,11 +259,17 @@ async fn a_canary_is_begun_shown_and_aborted() {
         .fails(404, "running_canary_not_found", None);
     // A rollback ends a canary too.
     client.post("/v1/deployments/desk/canary", &body).await.ok(201);
-    let back = client.post("/v1/deployments/desk/rollback", &json!({})).await.ok(200);
+    let back = client
+        .post("/v1/deployments/desk/rollback", &json!({}))
+        .await
+        .ok(200);
     assert_eq!(targets(&back["active_revision"]), [("base", 100)]);
     let ended = client.get("/v1/deployments/desk/canary").await.ok(200);
     assert_eq!(ended["status"], "superseded");
-    assert!(ended["reason"].as_str().unwrap().contains("(rollback)"), "{ended}");
+    assert!(
+        ended["reason"].as_str().unwrap().contains("(rollback)"),
+        "{ended}"
+    );
 }
 
 #[tokio::test]
@@ -232,9 +288,16 @@ async fn a_deployment_follows_an_alias_until_it_is_rolled_back() {
             version,
             protected: None,
         };
-        aliases::move_alias(&app.state.store, organization, "boxes", &champion, &target, &mover)
-            .await
-            .unwrap();
+        aliases::move_alias(
+            &app.state.store,
+            organization,
+            "boxes",
+            &champion,
+            &target,
+            &mover,
+        )
+        .await
+        .unwrap();
     };
     point(1).await;
     let body = json!({"adapter": "boxes", "alias": "champion"});
@@ -245,9 +308,15 @@ async fn a_deployment_follows_an_alias_until_it_is_rolled_back() {
     point(2).await;
     let followed = client.get("/v1/deployments/desk").await.ok(200);
     let latest = &followed["latest_revision"];
-    assert_eq!((targets(latest), &latest["kind"]), (vec![("boxes@2", 100)], &json!("alias")));
+    assert_eq!(
+        (targets(latest), &latest["kind"]),
+        (vec![("boxes@2", 100)], &json!("alias"))
+    );
     activate(&app, organization).await;
-    let back = client.post("/v1/deployments/desk/rollback", &json!({})).await.ok(200);
+    let back = client
+        .post("/v1/deployments/desk/rollback", &json!({}))
+        .await
+        .ok(200);
     assert_eq!(targets(&back["active_revision"]), [("boxes@1", 100)]);
     assert_eq!(back["active_revision"]["routes"][0]["alias"], json!(null));
     point(1).await;
@@ -262,8 +331,14 @@ async fn a_shadow_is_set_shown_and_ended() {
     let (client, _) = desk(&app).await;
     let path = "/v1/deployments/desk/shadow";
     client.get(path).await.fails(404, "shadow_not_found", None);
-    let set = client.post(path, &json!({"adapter": "boxes", "percent": 25})).await.ok(200);
-    assert_eq!((&set["version"], &set["percent"]), (&json!("boxes@2"), &json!(25)));
+    let set = client
+        .post(path, &json!({"adapter": "boxes", "percent": 25}))
+        .await
+        .ok(200);
+    assert_eq!(
+        (&set["version"], &set["percent"]),
+        (&json!("boxes@2"), &json!(25))
+    );
     assert_eq!(client.get(path).await.ok(200), set);
     client.delete(path).await.ok(200);
     client.delete(path).await.fails(404, "shadow_not_found", None);
@@ -273,7 +348,9 @@ async fn a_shadow_is_set_shown_and_ended() {
 async fn requests_become_usage_figures_and_feedback() {
     let app = App::start().await;
     let (client, organization) = desk(&app).await;
-    let found = deployments::find(&app.state.store, organization, "desk").await.unwrap();
+    let found = deployments::find(&app.state.store, organization, "desk")
+        .await
+        .unwrap();
     let version = AdapterVersionId::new();
     let asked = |tuned: bool, status| MeteredRequest {
         id: Uuid::now_v7(),
@@ -304,10 +381,16 @@ async fn requests_become_usage_figures_and_feedback() {
     requests::record(&app.state.store, &batch).await.unwrap();
     let id = format!("chatcmpl-{}", batch[0].id.simple());
     let scored = client
-        .post("/v1/feedback", &json!({"id": id, "score": 0.5, "comment": "nice"}))
+        .post(
+            "/v1/feedback",
+            &json!({"id": id, "score": 0.5, "comment": "nice"}),
+        )
         .await
         .ok(200);
-    assert_eq!((&scored["version"], &scored["score"]), (&json!("base"), &json!(0.5)));
+    assert_eq!(
+        (&scored["version"], &scored["score"]),
+        (&json!("base"), &json!(0.5))
+    );
     let stranger = app.sign_up("second").await;
     stranger
         .post("/v1/feedback", &json!({"id": id, "score": 1.0}))
@@ -317,24 +400,40 @@ async fn requests_become_usage_figures_and_feedback() {
     let stats = client.get("/v1/deployments/desk/stats?window=1h").await.ok(200);
     let arms = stats["arms"].as_array().unwrap();
     assert_eq!(
-        (arms.len(), &arms[0]["version"], &arms[0]["weight"], &arms[0]["requests"]),
+        (
+            arms.len(),
+            &arms[0]["version"],
+            &arms[0]["weight"],
+            &arms[0]["requests"]
+        ),
         (2, &json!("base"), &json!(100), &json!(20))
     );
-    assert_eq!((&arms[0]["feedback_count"], &arms[1]["error_rate"]), (&json!(1), &json!(1.0)));
+    assert_eq!(
+        (&arms[0]["feedback_count"], &arms[1]["error_rate"]),
+        (&json!(1), &json!(1.0))
+    );
     let difference = &stats["differences"][0];
     assert_eq!(
         (&difference["version"], &difference["baseline"]),
         (&json!("boxes@1"), &json!("base"))
     );
     assert_eq!(difference["error_rate"]["significant"], true);
-    assert!(difference["error_rate"]["low"].as_f64().unwrap() > 0.5, "{difference}");
+    assert!(
+        difference["error_rate"]["low"].as_f64().unwrap() > 0.5,
+        "{difference}"
+    );
     assert_eq!(difference["feedback"], json!(null));
 
     let usage = client.get("/v1/usage?group_by=version").await.ok(200);
     let rows = usage["data"].as_array().unwrap();
     assert_eq!(rows.len(), 2);
     assert_eq!(
-        (&rows[0]["version"], &rows[0]["requests"], &rows[0]["prompt_tokens"], &rows[0]["day"]),
+        (
+            &rows[0]["version"],
+            &rows[0]["requests"],
+            &rows[0]["prompt_tokens"],
+            &rows[0]["day"]
+        ),
         (&json!("base"), &json!(20), &json!(80), &json!(null))
     );
     assert_eq!(rows[1]["errors"], 10);

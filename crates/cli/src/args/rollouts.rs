@@ -16,7 +16,8 @@ impl std::str::FromStr for RouteArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let form = || format!("`{text}` is no route; write `support@7=70`, `support@champion=30` or `base=10`");
+        let form =
+            || format!("`{text}` is no route; write `support@7=70`, `support@champion=30` or `base=10`");
         let (target, weight) = text.rsplit_once('=').ok_or_else(form)?;
         let weight = weight.trim_end_matches('%').parse().map_err(|_| form())?;
         let (adapter, which) = match target.split_once('@') {
@@ -30,7 +31,9 @@ impl std::str::FromStr for RouteArg {
         Ok(Self {
             adapter: (adapter != "base" || which.is_some()).then(|| adapter.to_owned()),
             version,
-            alias: which.filter(|which| version.is_none() && *which != "latest").map(ToOwned::to_owned),
+            alias: which
+                .filter(|which| version.is_none() && *which != "latest")
+                .map(ToOwned::to_owned),
             weight,
         })
     }
@@ -181,7 +184,10 @@ mod tests {
         };
         for (text, wanted) in [
             ("support@7=70", route(Some("support"), Some(7), None, 70)),
-            ("support@champion=30%", route(Some("support"), None, Some("champion"), 30)),
+            (
+                "support@champion=30%",
+                route(Some("support"), None, Some("champion"), 30),
+            ),
             ("support@latest=1", route(Some("support"), None, None, 1)),
             ("support=1", route(Some("support"), None, None, 1)),
             ("base=10", route(None, None, None, 10)),

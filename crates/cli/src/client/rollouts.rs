@@ -6,7 +6,8 @@ use tunesmith_types::api::{
     deployments::Deployment,
     feedback::{Feedback, FeedbackRequest},
     rollouts::{
-        Canary, CanaryRequest, DeploymentStats, RollbackRequest, Shadow, ShadowRequest, SplitRequest, StatsQuery,
+        Canary, CanaryRequest, DeploymentStats, RollbackRequest, Shadow, ShadowRequest, SplitRequest,
+        StatsQuery,
     },
     usage::{UsageQuery, UsageReport},
 };
@@ -64,7 +65,11 @@ impl ApiClient {
         self.json(request).await
     }
 
-    pub(crate) async fn stats(&self, deployment: &str, query: &StatsQuery) -> anyhow::Result<DeploymentStats> {
+    pub(crate) async fn stats(
+        &self,
+        deployment: &str,
+        query: &StatsQuery,
+    ) -> anyhow::Result<DeploymentStats> {
         self.get_with(&path(deployment, "stats")?, query).await
     }
 

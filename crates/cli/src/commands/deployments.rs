@@ -185,7 +185,11 @@ fn show(deployment: &Deployment, printer: Printer) {
             ("created", ago(deployment.created_at)),
         ]);
         let rows = deployment.revisions.iter().map(|revision| {
-            let reason = revision.reason.clone().or(revision.note.clone()).unwrap_or_default();
+            let reason = revision
+                .reason
+                .clone()
+                .or(revision.note.clone())
+                .unwrap_or_default();
             vec![
                 revision.number.to_string(),
                 revision.kind.to_string(),

@@ -39,7 +39,11 @@ pub(super) fn rollback_request(to_revision: Option<i32>, revision: &RevisionArgs
     }
 }
 
-pub(super) async fn canary(client: &ApiClient, command: CanaryCommand, printer: Printer) -> anyhow::Result<()> {
+pub(super) async fn canary(
+    client: &ApiClient,
+    command: CanaryCommand,
+    printer: Printer,
+) -> anyhow::Result<()> {
     let canary = match command {
         CanaryCommand::Start(args) => start_canary(client, *args).await?,
         CanaryCommand::Show { deployment } => client.canary(&deployment).await?,
@@ -91,8 +95,17 @@ fn canary_text(canary: &Canary) -> String {
     details(&lines)
 }
 
-pub(super) async fn shadow(client: &ApiClient, command: ShadowCommand, printer: Printer) -> anyhow::Result<()> {
-    let text = |shadow: &Shadow| format!("{} gets copies of {} % of the requests", shadow.version, shadow.percent);
+pub(super) async fn shadow(
+    client: &ApiClient,
+    command: ShadowCommand,
+    printer: Printer,
+) -> anyhow::Result<()> {
+    let text = |shadow: &Shadow| {
+        format!(
+            "{} gets copies of {} % of the requests",
+            shadow.version, shadow.percent
+        )
+    };
     match command {
         ShadowCommand::Set {
             deployment,
@@ -114,7 +127,9 @@ pub(super) async fn shadow(client: &ApiClient, command: ShadowCommand, printer: 
         }
         ShadowCommand::End { deployment } => {
             let ended = client.end_shadow(&deployment).await?;
-            printer.result(&ended, || format!("nothing gets copies of the requests of {deployment} any more"));
+            printer.result(&ended, || {
+                format!("nothing gets copies of the requests of {deployment} any more")
+            });
         }
     }
     Ok(())
@@ -124,7 +139,17 @@ pub(super) async fn shadow(client: &ApiClient, command: ShadowCommand, printer: 
 pub(super) fn show_stats(stats: &DeploymentStats, printer: Printer) {
     printer.result(stats, || {
         let mut parts = vec![table(
-            &["version", "share", "requests", "errors", "tokens", "ttft p50", "ttft p95", "ms a token", "feedback"],
+            &[
+                "version",
+                "share",
+                "requests",
+                "errors",
+                "tokens",
+                "ttft p50",
+                "ttft p95",
+                "ms a token",
+                "feedback",
+            ],
             stats.arms.iter().map(arm_row).collect(),
         )];
         for difference in &stats.differences {
@@ -139,7 +164,10 @@ pub(super) fn show_stats(stats: &DeploymentStats, printer: Printer) {
                 .into_iter()
                 .filter_map(|(name, figure)| figure.map(|figure| difference_row(name, &figure)));
             let heading = format!("{} less {}", difference.version, difference.baseline);
-            parts.push(table(&[&heading, "difference", "95 % interval", ""], rows.collect()));
+            parts.push(table(
+                &[&heading, "difference", "95 % interval", ""],
+                rows.collect(),
+            ));
         }
         if !stats.shadows.is_empty() {
             let rows = stats.shadows.iter().map(|shadow| {
@@ -152,7 +180,14 @@ pub(super) fn show_stats(stats: &DeploymentStats, printer: Printer) {
                     number(shadow.mean_similarity, 3),
                 ]
             });
-            let headings = ["shadow", "requests", "errors", "dropped", "same text", "similarity"];
+            let headings = [
+                "shadow",
+                "requests",
+                "errors",
+                "dropped",
+                "same text",
+                "similarity",
+            ];
             parts.push(table(&headings, rows.collect()));
         }
         parts.join("\n\n")
@@ -173,8 +208,10 @@ fn arm_row(arm: &Arm) -> Vec<String> {
         number(arm.time_to_first_token_ms.p50, 1),
         number(arm.time_to_first_token_ms.p95, 1),
         number(arm.time_per_token_ms.p50, 2),
-        arm.feedback_mean
-            .map_or_else(|| "-".to_owned(), |mean| format!("{mean:.2} ({})", arm.feedback_count)),
+        arm.feedback_mean.map_or_else(
+            || "-".to_owned(),
+            |mean| format!("{mean:.2} ({})", arm.feedback_count),
+        ),
     ]
 }
 

@@ -21,7 +21,16 @@ pub(super) async fn usage(client: &ApiClient, args: UsageArgs, printer: Printer)
     };
     let report = client.usage(&query).await?;
     printer.result(&report, || {
-        let headings = ["day", "model", "version", "requests", "errors", "prompt", "cached", "completion"];
+        let headings = [
+            "day",
+            "model",
+            "version",
+            "requests",
+            "errors",
+            "prompt",
+            "cached",
+            "completion",
+        ];
         table(&headings, report.data.iter().map(row).collect())
     });
     Ok(ExitCode::SUCCESS)
@@ -42,13 +51,19 @@ fn row(group: &UsageGroup) -> Vec<String> {
     ]
 }
 
-pub(super) async fn feedback(client: &ApiClient, args: FeedbackArgs, printer: Printer) -> anyhow::Result<ExitCode> {
+pub(super) async fn feedback(
+    client: &ApiClient,
+    args: FeedbackArgs,
+    printer: Printer,
+) -> anyhow::Result<ExitCode> {
     let request = FeedbackRequest {
         id: args.id,
         score: args.score,
         comment: args.comment,
     };
     let scored = client.score(&request).await?;
-    printer.result(&scored, || format!("{} for an answer of {}", scored.score, scored.version));
+    printer.result(&scored, || {
+        format!("{} for an answer of {}", scored.score, scored.version)
+    });
     Ok(ExitCode::SUCCESS)
 }

@@ -32,7 +32,9 @@ async fn a_graceful_stop_loses_no_record() {
         let response = bench.chat("helpdesk", json!({"stream": request % 2 == 0})).await;
         assert_eq!(text(response).await.0.as_u16(), 200);
     }
-    bench.replica.faults(|faults| drop(faults.failing.insert("tone--".to_owned())));
+    bench
+        .replica
+        .faults(|faults| drop(faults.failing.insert("tone--".to_owned())));
     assert_eq!(bench.chat("helpdesk", json!({})).await.status().as_u16(), 502);
     bench.replica.faults(|faults| faults.failing.clear());
     // A caller that leaves in the middle.
@@ -54,12 +56,18 @@ async fn a_graceful_stop_loses_no_record() {
     let [base, tuned] = usage.as_slice() else {
         panic!("{usage:?}");
     };
-    assert_eq!((base.version.as_deref(), base.requests, base.prompt_tokens), (Some("base"), 1, 3));
+    assert_eq!(
+        (base.version.as_deref(), base.requests, base.prompt_tokens),
+        (Some("base"), 1, 3)
+    );
     assert_eq!((tuned.version.as_deref(), tuned.requests), (Some("tone@1"), 52));
     assert_eq!((tuned.errors, tuned.cancelled), (1, 1));
     assert_eq!((tuned.prompt_tokens, tuned.cached_tokens), (50 * 3, 50 * 2));
     let of_cancelled = tuned.completion_tokens - 50 * 4;
-    assert!((3..50).contains(&of_cancelled), "{of_cancelled} tokens were seen of the cancelled stream");
+    assert!(
+        (3..50).contains(&of_cancelled),
+        "{of_cancelled} tokens were seen of the cancelled stream"
+    );
 }
 
 #[tokio::test]

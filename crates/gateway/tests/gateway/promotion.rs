@@ -40,7 +40,11 @@ async fn a_new_version_takes_over_and_the_one_before_the_last_is_unloaded() {
     let response = bench.chat("helpdesk", json!({})).await;
     assert_eq!(response.headers()["x-tunesmith-version"], "tone@2");
     assert_eq!(response.headers()["x-tunesmith-revision"], "2");
-    assert_eq!(bench.replica.loaded().len(), 2, "the one before stays for a rollback");
+    assert_eq!(
+        bench.replica.loaded().len(),
+        2,
+        "the one before stays for a rollback"
+    );
     let third = bench.publish("tone", 3).await;
     bench.promote("helpdesk", third).await;
     bench

@@ -56,7 +56,11 @@ async fn ask(bench: &Bench, stream: bool) -> Seen {
             .filter_map(|event| event.strip_prefix("data: {"))
             .map(|chunk| {
                 let chunk: serde_json::Value = serde_json::from_str(&format!("{{{chunk}")).unwrap();
-                chunk["choices"][0]["delta"]["content"].as_str().unwrap().trim().to_owned()
+                chunk["choices"][0]["delta"]["content"]
+                    .as_str()
+                    .unwrap()
+                    .trim()
+                    .to_owned()
             })
             .collect()
     } else {
@@ -113,12 +117,18 @@ async fn under_load_no_request_fails_and_none_is_answered_by_a_mixture() {
                 bench.revise("helpdesk", RevisionKind::Split, &routes).await;
             }
             _ => {
-                let back = revisions::before_active(bench.store(), bench.organization, id).await.unwrap();
+                let back = revisions::before_active(bench.store(), bench.organization, id)
+                    .await
+                    .unwrap();
                 let begun = Instant::now();
                 let revision = bench
                     .revise("helpdesk", RevisionKind::Rollback, &back.unwrap().routes)
                     .await;
-                assert_eq!(revision.state, RevisionState::Active, "a rollback needs no replica");
+                assert_eq!(
+                    revision.state,
+                    RevisionState::Active,
+                    "a rollback needs no replica"
+                );
                 rollbacks.push(begun.elapsed());
             }
         }
@@ -130,7 +140,10 @@ async fn under_load_no_request_fails_and_none_is_answered_by_a_mixture() {
     check(&bench, &versions, seen.into_iter().map(Result::unwrap).collect()).await;
     rollbacks.sort();
     let median = rollbacks[rollbacks.len() / 2];
-    eprintln!("{made} revisions, {} rollbacks, median {median:?}", rollbacks.len());
+    eprintln!(
+        "{made} revisions, {} rollbacks, median {median:?}",
+        rollbacks.len()
+    );
     assert!(median < Duration::from_millis(50), "{rollbacks:?}");
     Arc::try_unwrap(bench).ok().unwrap().stop().await;
 }
@@ -169,7 +182,10 @@ async fn check(bench: &Bench, versions: &[AdapterVersionId], seen: Vec<Seen>) {
         *served.entry(version).or_default() += 1;
     }
     eprintln!("{asked} requests in {SECONDS} s, none failed: {served:?}");
-    assert!(asked as u64 >= SECONDS * PER_SECOND * 8 / 10, "{asked} requests are no load");
+    assert!(
+        asked as u64 >= SECONDS * PER_SECOND * 8 / 10,
+        "{asked} requests are no load"
+    );
     assert!(served.len() >= 3, "{served:?}");
 }
 
@@ -181,7 +197,9 @@ async fn history(bench: &Bench) -> HashMap<i32, Revision> {
         limit: MAX_LIMIT,
     };
     loop {
-        let rows = revisions::list(bench.store(), bench.organization, id, &page).await.unwrap();
+        let rows = revisions::list(bench.store(), bench.organization, id, &page)
+            .await
+            .unwrap();
         page.after = rows.rows.last().map(|revision| revision.id);
         all.extend(rows.rows.into_iter().map(|revision| (revision.number, revision)));
         if !rows.has_more {
@@ -205,7 +223,9 @@ async fn a_rollback_answers_within_50_ms_and_touches_no_replica() {
         let response = bench.chat("helpdesk", json!({})).await;
         let before = header(&response, "x-tunesmith-version");
         let begun = Instant::now();
-        let back = revisions::before_active(bench.store(), bench.organization, id).await.unwrap();
+        let back = revisions::before_active(bench.store(), bench.organization, id)
+            .await
+            .unwrap();
         bench
             .revise("helpdesk", RevisionKind::Rollback, &back.unwrap().routes)
             .await;
@@ -216,7 +236,10 @@ async fn a_rollback_answers_within_50_ms_and_touches_no_replica() {
         assert_ne!(header(&response, "x-tunesmith-version"), before, "round {round}");
     }
     times.sort();
-    eprintln!("rollback with the first answer after it: median {:?}, worst {:?}", times[10], times[19]);
+    eprintln!(
+        "rollback with the first answer after it: median {:?}, worst {:?}",
+        times[10], times[19]
+    );
     assert!(times[10] < Duration::from_millis(50), "{times:?}");
     assert_eq!(bench.replica.loaded(), loaded);
     bench.stop().await;
@@ -228,16 +251,25 @@ async fn a_conversation_stays_on_its_version() {
     let (first, second) = (bench.publish("tone", 1).await, bench.publish("tone", 2).await);
     bench.deploy("helpdesk", Some(first)).await;
     bench.settled("helpdesk").await;
-    let split = |canary| [Route::pinned(Some(first), 100 - canary), Route::pinned(Some(second), canary)];
+    let split = |canary| {
+        [
+            Route::pinned(Some(first), 100 - canary),
+            Route::pinned(Some(second), canary),
+        ]
+    };
     let mut before: Option<Vec<String>> = None;
     for canary in [20, 50, 80] {
-        bench.revise("helpdesk", RevisionKind::Split, &split(canary)).await;
+        bench
+            .revise("helpdesk", RevisionKind::Split, &split(canary))
+            .await;
         bench.settled("helpdesk").await;
         let mut served = Vec::new();
         for key in 0..60 {
             let session = format!("conversation {key}");
             let once = bench.chat_in(&session, "helpdesk", json!({})).await;
-            let again = bench.chat_in(&session, "helpdesk", json!({"user": "somebody"})).await;
+            let again = bench
+                .chat_in(&session, "helpdesk", json!({"user": "somebody"}))
+                .await;
             let version = header(&once, "x-tunesmith-version");
             assert_eq!(header(&again, "x-tunesmith-version"), version, "{session}");
             served.push(version);
@@ -249,7 +281,10 @@ async fn a_conversation_stays_on_its_version() {
             header(&again, "x-tunesmith-version")
         );
         for (before, now) in before.iter().flatten().zip(&served) {
-            assert!(before == now || now == "tone@2", "{before} became {now} at {canary} %");
+            assert!(
+                before == now || now == "tone@2",
+                "{before} became {now} at {canary} %"
+            );
         }
         before = Some(served);
     }
@@ -265,7 +300,9 @@ async fn a_shadow_gets_copies_and_is_compared() {
     bench.deploy("helpdesk", Some(first)).await;
     bench.settled("helpdesk").await;
     let id = bench.id_of("helpdesk").await;
-    shadows::set(bench.store(), bench.organization, id, second, 100, None).await.unwrap();
+    shadows::set(bench.store(), bench.organization, id, second, 100, None)
+        .await
+        .unwrap();
     bench
         .replica
         .wait_for(|loaded| loaded.keys().any(|name| name.starts_with("tone--v2-")))
@@ -276,7 +313,9 @@ async fn a_shadow_gets_copies_and_is_compared() {
         text(response).await;
     }
     let figures = loop {
-        let figures = figures::mirrors(bench.store(), bench.organization, id, 60.0).await.unwrap();
+        let figures = figures::mirrors(bench.store(), bench.organization, id, 60.0)
+            .await
+            .unwrap();
         if let [figures] = figures.as_slice()
             && figures.requests == 2
         {
@@ -285,13 +324,28 @@ async fn a_shadow_gets_copies_and_is_compared() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     // "I am tone--v2-…, filled with 2" against "I am tone--v1-…, filled with 1"; and a streamed word of its own.
-    assert_eq!((figures.version.as_str(), figures.errors, figures.compared), ("tone@2", 0, 2));
+    assert_eq!(
+        (figures.version.as_str(), figures.errors, figures.compared),
+        ("tone@2", 0, 2)
+    );
     assert_eq!(figures.equal, 0);
-    assert!((0.3..0.4).contains(&figures.mean_similarity.unwrap()), "{figures:?}");
+    assert!(
+        (0.3..0.4).contains(&figures.mean_similarity.unwrap()),
+        "{figures:?}"
+    );
     assert_eq!(figures.completion_tokens, 8);
-    let arms = figures::arms(bench.store(), bench.organization, id, figures::Scope::Seconds(60.0))
-        .await
-        .unwrap();
-    assert_eq!((arms.len(), arms[0].requests), (1, 2), "copies are no requests of the deployment's");
+    let arms = figures::arms(
+        bench.store(),
+        bench.organization,
+        id,
+        figures::Scope::Seconds(60.0),
+    )
+    .await
+    .unwrap();
+    assert_eq!(
+        (arms.len(), arms[0].requests),
+        (1, 2),
+        "copies are no requests of the deployment's"
+    );
     bench.stop().await;
 }

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::{Revision, Route, get};
 use crate::{
-    Store, StoreError, error::stored_json, files::to_json,
-    notifications::notify_deployment_updated, rollouts, tombstones,
+    Store, StoreError, error::stored_json, files::to_json, notifications::notify_deployment_updated,
+    rollouts, tombstones,
 };
 
 /// A revision to be made.

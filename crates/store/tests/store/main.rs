@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounts;
+mod canaries;
 mod cancel;
 mod claim;
 mod deployments;
