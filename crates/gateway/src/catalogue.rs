@@ -150,6 +150,10 @@ impl Catalogue {
         if let Some(known) = self.snapshots.find(organization, name) {
             return Ok(Lookup::Found(known));
         }
+        let _turn = self.snapshots.turn(organization, name).await;
+        if let Some(known) = self.snapshots.find(organization, name) {
+            return Ok(Lookup::Found(known));
+        }
         let changes = self.snapshots.changes();
         let found = self.look_up(organization, name).await?;
         if let Lookup::Found(destination) = &found {

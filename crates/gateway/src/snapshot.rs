@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -18,6 +19,8 @@ use crate::catalogue::engine_name;
 
 /// Longest life of a snapshot: the most that a lost notification of another process can cost.
 const LONGEST: Duration = Duration::from_secs(2);
+/// Reads of the database that may run at once; the same name never has two.
+const READERS: usize = 16;
 /// More names than this are not kept at once.
 const MOST_NAMES: usize = 10_000;
 
@@ -100,6 +103,8 @@ struct Entry {
 #[derive(Debug)]
 pub(crate) struct Snapshots {
     entries: Mutex<HashMap<(OrganizationId, String), Entry>>,
+    /// Whoever reads a name holds its turn, so that after a change one request reads and the others wait for it.
+    turns: [tokio::sync::Mutex<()>; READERS],
     changes: watch::Receiver<u64>,
 }
 
@@ -108,8 +113,17 @@ impl Snapshots {
     pub(crate) fn new(changes: watch::Receiver<u64>) -> Self {
         Self {
             entries: Mutex::default(),
+            turns: Default::default(),
             changes,
         }
+    }
+
+    /// Waits for the turn to read `name`. What it leads to may be known by then.
+    pub(crate) async fn turn(&self, organization: OrganizationId, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        (organization, name).hash(&mut hasher);
+        let place = usize::try_from(hasher.finish() % READERS as u64).unwrap_or_default();
+        self.turns[place].lock().await
     }
 
     /// Changes so far. Read it before the database, and hand it to [`Self::keep`] with what was read.

@@ -90,7 +90,7 @@ async fn a_version_that_fails_is_stopped_and_the_reason_has_the_numbers() {
     let (first, second) = two_versions(&bench).await;
     bench
         .replica
-        .faults(|faults| drop(faults.failing.insert("tone--v2-".to_owned())));
+        .faults(|faults| faults.failing.extend(["tone--v2-".to_owned()]));
     let canary = begin(&bench, second, &[30, 100], gates()).await;
     let (ended, _) = ask_until_ended(&bench, &canary).await;
     assert_eq!(ended.state, CanaryState::Stopped);

@@ -34,7 +34,7 @@ async fn a_graceful_stop_loses_no_record() {
     }
     bench
         .replica
-        .faults(|faults| drop(faults.failing.insert("tone--".to_owned())));
+        .faults(|faults| faults.failing.extend(["tone--".to_owned()]));
     assert_eq!(bench.chat("helpdesk", json!({})).await.status().as_u16(), 502);
     bench.replica.faults(|faults| faults.failing.clear());
     // A caller that leaves in the middle.
