@@ -139,8 +139,17 @@ mod tests {
         let three = plan(&claims, Some(3), &HashMap::new());
         assert_eq!(three.full, HashSet::from([new.revision]));
         assert_eq!(wanted(&three), ["a", "a2", "b"]);
-        let four = plan(&claims, Some(4), &HashMap::new());
-        assert_eq!((four.full.len(), four.later), (0, HashSet::from([swap.revision])));
+        assert_eq!(
+            wanted(&plan(&claims, Some(4), &HashMap::new())),
+            ["a", "a2", "b", "c"]
+        );
+        let other_swap = claim(second, RevisionState::Pending, &["b2"]);
+        let both = [active[0].clone(), active[1].clone(), swap, other_swap.clone()];
+        let swaps = plan(&both, Some(3), &HashMap::new());
+        assert_eq!(
+            (swaps.full.len(), swaps.later),
+            (0, HashSet::from([other_swap.revision]))
+        );
         let unbounded = plan(&claims, None, &HashMap::new());
         assert_eq!(wanted(&unbounded), ["a", "a2", "b", "c"]);
     }

@@ -98,10 +98,17 @@ pub(crate) fn adapter_folder(cache_dir: &Path, digest: &Sha256Digest) -> PathBuf
     cache_dir.join("adapters").join(digest.as_str())
 }
 
-/// Begins to bring `version` onto `replica`, unless that is done, under way, or not yet to be tried again.
-pub(crate) fn begin(context: &Context, board: &Arc<Board>, replica: &Present, version: &AdapterVersion) {
+/// Begins to bring `version` onto `replica`, unless that is done, under way, or not yet to be tried again. `again`: even
+/// where it has failed for good.
+pub(crate) fn begin(
+    context: &Context,
+    board: &Arc<Board>,
+    replica: &Present,
+    version: &AdapterVersion,
+    again: bool,
+) {
     let key: SlotKey = (replica.key.clone(), engine_name(version));
-    if !board.slots(|slots| slots.begin(&key)) {
+    if !board.slots(|slots| slots.begin(&key, again)) {
         return;
     }
     let bringing = Bringing {

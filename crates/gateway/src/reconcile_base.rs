@@ -1,10 +1,10 @@
 //! One base model, one round: its replicas as they are against its revisions as they ought to be. A round only decides
 //! and starts; what takes time runs in tasks beside it and wakes the next round when it has ended.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use tunesmith_blobs::Blobs;
-use tunesmith_store::{adapters::AdapterVersion, routing::RoutedRevision};
+use tunesmith_store::routing::RoutedRevision;
 use tunesmith_types::states::RevisionState;
 
 use crate::{
@@ -104,12 +104,14 @@ fn bring(context: &Context, desired: &DesiredBase, present: &[Present], board: &
     let base = desired.base.id;
     let claims: Vec<Claim> = desired.revisions.iter().map(Claim::of).collect();
     let used = context.fleet.adapters_used(base);
-    let versions: HashMap<String, &AdapterVersion> = desired
-        .revisions
-        .iter()
-        .flat_map(catalogue::versions)
-        .map(|version| (engine_name(version), version))
-        .collect();
+    let order = |revision: &&RoutedRevision| match revision.state {
+        RevisionState::Active => 0,
+        RevisionState::Pending => 1,
+        RevisionState::Superseded | RevisionState::Failed => 2,
+    };
+    // Those that answer requests come first, then those that are waited for, then the ones that are kept.
+    let mut revisions: Vec<&RoutedRevision> = desired.revisions.iter().collect();
+    revisions.sort_by_key(order);
     let plan = |replica: &Present| {
         let plan = capacity::plan(&claims, replica.most_adapters(), &used);
         board.slots(|slots| {
@@ -118,21 +120,12 @@ fn bring(context: &Context, desired: &DesiredBase, present: &[Present], board: &
                 (listed, context.fleet.is_ready(base, &replica.key, name))
             });
         });
-        // Those that answer requests come first, then those that are waited for, then the ones that are kept.
-        for state in [RevisionState::Active, RevisionState::Pending] {
-            let of_state = desired
-                .revisions
-                .iter()
-                .filter(|revision| revision.state == state);
-            for version in of_state.flat_map(catalogue::versions) {
+        for revision in &revisions {
+            for version in catalogue::versions(revision) {
                 if plan.wanted.contains(&engine_name(version)) {
-                    load::begin(context, board, replica, version);
+                    // One that is only waited for fails at its first failure; others are tried for ever.
+                    load::begin(context, board, replica, version, !is_pending(revision));
                 }
-            }
-        }
-        for name in &plan.wanted {
-            if let Some(version) = versions.get(name) {
-                load::begin(context, board, replica, version);
             }
         }
         plan

@@ -119,12 +119,14 @@ pub(crate) enum Drain {
 pub(crate) struct Slots(HashMap<SlotKey, Slot>);
 
 impl Slots {
-    /// Takes an adapter to bring it onto a replica. False where that is done, under way, or not yet to be tried again.
-    pub(crate) fn begin(&mut self, key: &SlotKey) -> bool {
+    /// Takes an adapter to bring it onto a replica. False where that is done, under way, or not yet to be tried again;
+    /// one that has failed is tried only where `again`.
+    pub(crate) fn begin(&mut self, key: &SlotKey, again: bool) -> bool {
         let now = Instant::now();
         let slot = self.0.entry(key.clone()).or_insert_with(|| Slot::new(now));
         slot.keep();
-        if slot.busy || slot.phase == Phase::Ready || now < slot.next {
+        let given_up = slot.failure.is_some() && !again;
+        if slot.busy || given_up || slot.phase == Phase::Ready || now < slot.next {
             return false;
         }
         slot.busy = true;
@@ -284,21 +286,22 @@ mod tests {
     #[test]
     fn tries_are_spaced_and_counted() {
         let (mut slots, key) = (Slots::default(), key());
-        assert!(slots.begin(&key) && !slots.begin(&key));
+        assert!(slots.begin(&key, true) && !slots.begin(&key, true));
         for attempt in 1..=MOST_ATTEMPTS {
             assert_eq!(slots.standing(&key), Standing::Underway);
             assert_eq!(
                 slots.fail(&key, "busy".to_owned(), false, Duration::ZERO),
                 attempt
             );
-            assert_eq!(slots.begin(&key), attempt != 0);
+            assert_eq!(slots.begin(&key, false), attempt < MOST_ATTEMPTS);
         }
+        assert!(slots.begin(&key, true));
         assert_eq!(slots.standing(&key), Standing::Failed("busy".to_owned()));
         slots.fail(&key, "busy".to_owned(), false, Duration::from_secs(60));
-        assert!(!slots.begin(&key), "it must wait");
+        assert!(!slots.begin(&key, true), "it must wait");
         slots.pardon(&key);
         assert_eq!(slots.standing(&key), Standing::Underway);
-        assert!(slots.begin(&key) && slots.succeed(&key));
+        assert!(slots.begin(&key, true) && slots.succeed(&key));
         assert_eq!(slots.standing(&key), Standing::Ready);
     }
 
@@ -316,7 +319,7 @@ mod tests {
     #[test]
     fn an_adapter_is_unloaded_after_two_quiet_looks() {
         let (mut slots, key) = (Slots::default(), key());
-        assert!(slots.begin(&key) && slots.succeed(&key));
+        assert!(slots.begin(&key, true) && slots.succeed(&key));
         let start = Instant::now();
         let look = |after: u64, in_use| Look {
             taken: start + Duration::from_millis(after),
@@ -333,7 +336,7 @@ mod tests {
         assert_eq!(step(5, false), Drain::Nothing, "it is being unloaded");
         slots.unloaded(&key, true);
         assert_eq!(
-            slots.drain(&key, Duration::ZERO, look(5, false)),
+            slots.drain(&key, Duration::ZERO, look(0, false)),
             Drain::Nothing,
             "the list was older"
         );
@@ -349,7 +352,7 @@ mod tests {
             in_use: true,
             needed: 0,
         };
-        assert!(slots.begin(&key) && slots.succeed(&key) && !slots.begin(&key));
+        assert!(slots.begin(&key, true) && slots.succeed(&key) && !slots.begin(&key, true));
         assert_eq!(slots.drain(&key, Duration::from_secs(60), look), Drain::Nothing);
         assert_eq!(
             slots.standing(&key),
@@ -357,6 +360,6 @@ mod tests {
             "within the grace it goes on answering"
         );
         assert_eq!(slots.drain(&key, Duration::ZERO, look), Drain::Close);
-        assert!(slots.begin(&key));
+        assert!(slots.begin(&key, true));
     }
 }

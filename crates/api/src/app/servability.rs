@@ -70,24 +70,23 @@ fn objection(demands: Demands, replica: &Replica, base_model: &str) -> Option<(&
     })
 }
 
-async fn refuse(
+/// The first objection of a server of `model`. A promotion waits for all of them, so each must be able to.
+async fn find_objection(
     state: &ApiState,
     model: &BaseModel,
     demands: Demands,
-    param: &dyn Fn(&'static str) -> String,
-) -> Result<(), ApiError> {
-    // A promotion waits for all servers, so each of them must be able to.
+) -> Result<Option<(&'static str, String)>, ApiError> {
     let replicas = replicas::of_base_model(&state.store, model.id, REPLICA_AGE).await?;
-    let objection = replicas
+    Ok(replicas
         .iter()
-        .find_map(|replica| objection(demands, replica, model.name.as_str()));
-    match objection {
-        None => Ok(()),
-        Some((field, message)) => Err(ApiError::Invalid {
-            code: "adapter_not_servable",
-            param: Some(param(field)),
-            message,
-        }),
+        .find_map(|replica| objection(demands, replica, model.name.as_str())))
+}
+
+fn not_servable(param: String, message: String) -> ApiError {
+    ApiError::Invalid {
+        code: "adapter_not_servable",
+        param: Some(param),
+        message,
     }
 }
 
@@ -102,8 +101,10 @@ pub(super) async fn require_of_job(
 ) -> Result<(), ApiError> {
     let written = serde_json::to_value(hyperparameters)
         .map_err(|_| ApiError::Unexpected("hyperparameters that are no JSON"))?;
-    let param = |field: &'static str| format!("hyperparameters.{field}");
-    refuse(state, model, Demands::read(&written), &param).await
+    match find_objection(state, model, Demands::read(&written)).await? {
+        None => Ok(()),
+        Some((field, message)) => Err(not_servable(format!("hyperparameters.{field}"), message)),
+    }
 }
 
 /// Checks a version against its base model and the servers of it.
@@ -128,8 +129,10 @@ pub(super) async fn require_of_version(state: &ApiState, version: &AdapterVersio
         });
     }
     let hyperparameters = version.manifest.get("hyperparameters").unwrap_or(&Value::Null);
-    let param = |_: &'static str| "adapter".to_owned();
-    refuse(state, &model, Demands::read(hyperparameters), &param).await
+    match find_objection(state, &model, Demands::read(hyperparameters)).await? {
+        None => Ok(()),
+        Some((_, message)) => Err(not_servable("adapter".to_owned(), message)),
+    }
 }
 
 #[cfg(test)]
