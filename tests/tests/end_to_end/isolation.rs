@@ -20,6 +20,8 @@ impl Possessions {
         let job = owner.post("/v1/jobs", &request).await.ok();
         let job = owner.finish(job["id"].as_str().unwrap()).await;
         assert_eq!(job["status"], "succeeded", "{job}");
+        let alias = owner.request("PUT", "/v1/adapters/secret-adapter/aliases/champion");
+        owner.send(alias.json(&json!({"version": 1}))).await.ok();
         let deployment = json!({"name": "secret-deployment", "base_model": "tiny"});
         let deployment = owner.post("/v1/deployments", &deployment).await.ok();
         let key = owner
@@ -36,6 +38,8 @@ impl Possessions {
                 ("models", "secret-deployment".to_owned()),
                 ("adapters", "secret-adapter".to_owned()),
                 ("versions", "1".to_owned()),
+                ("aliases", "champion".to_owned()),
+                ("checkpoints", "2".to_owned()),
                 ("files", "config.json".to_owned()),
                 ("models", "secret-deployment".to_owned()),
                 ("api-keys", text(&key)),
@@ -93,6 +97,7 @@ fn body_for(path: &str, possessions: &Possessions) -> Value {
         "/v1/api-keys" => json!({"name": "mine"}),
         "/v1/base-models" => json!({"name": "mine"}),
         "/v1/deployments" => json!({"name": "mine", "base_model": possessions.ids[0].1}),
+        "/v1/adapters/{name}/aliases/{alias}" => json!({"version": 1}),
         "/v1/deployments/{name}/promote" => json!({"adapter": "secret-adapter", "version": 1}),
         "/v1/chat/completions" => {
             json!({"model": "secret-deployment", "messages": [{"role": "user", "content": "hello"}]})

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::aliases::put;
 use crate::jobs::{ready, request};
 use crate::support::{App, claim, finish_job};
 
@@ -15,6 +16,7 @@ async fn what_belongs_to_another_organization_is_not_found() {
         .post("/v1/deployments", &json!({"name": "desk", "base_model": "tiny"}))
         .await
         .ok(201);
+    put(&owner, "champion", &json!({"version": 1})).await.ok(200);
     owner
         .post("/v1/base-models", &json!({"name": "pending"}))
         .await
@@ -47,6 +49,18 @@ async fn what_belongs_to_another_organization_is_not_found() {
         ("GET", "/v1/adapters/boxes/versions/1".to_owned()),
         ("GET", "/v1/adapters/boxes/versions/1/download".to_owned()),
         ("GET", "/v1/adapters/boxes/versions/1/files".to_owned()),
+        ("DELETE", "/v1/adapters/boxes/versions/1".to_owned()),
+        ("GET", "/v1/adapters/boxes/versions/latest".to_owned()),
+        ("GET", "/v1/adapters/boxes/versions/1/lineage".to_owned()),
+        ("GET", "/v1/adapters/boxes/history".to_owned()),
+        ("GET", "/v1/adapters/boxes/aliases".to_owned()),
+        ("GET", "/v1/adapters/boxes/aliases/champion".to_owned()),
+        ("DELETE", "/v1/adapters/boxes/aliases/champion".to_owned()),
+        ("GET", "/v1/adapters/boxes/aliases/champion/history".to_owned()),
+        ("GET", format!("/v1/datasets/{dataset}/lineage")),
+        ("GET", format!("/v1/jobs/{job}/lineage")),
+        ("POST", format!("/v1/jobs/{job}/checkpoints/1/publish")),
+        ("GET", "/v1/deployments/desk/lineage".to_owned()),
         ("GET", "/v1/deployments/desk".to_owned()),
         ("DELETE", "/v1/deployments/desk".to_owned()),
         ("GET", "/v1/deployments/desk/canary".to_owned()),
@@ -59,6 +73,9 @@ async fn what_belongs_to_another_organization_is_not_found() {
         let answer = stranger.send(stranger.request(method, path)).await;
         assert_eq!(answer.status, 404, "{method} {path}: {}", answer.body);
     }
+    put(&stranger, "champion", &json!({"version": 1}))
+        .await
+        .fails(404, "adapter_not_found", None);
     let body = json!({"base_model": model, "dataset": dataset, "adapter": "taken"});
     stranger
         .post("/v1/jobs", &body)

@@ -4,15 +4,19 @@
 
 mod accounts;
 mod adapters;
+mod aliases;
 mod api_keys;
 mod base_models;
+mod checkpoints;
 mod datasets;
 mod deployments;
 mod idempotency;
 mod isolation;
 mod jobs;
+mod lineage;
 mod metrics_stream;
 mod rollouts;
 mod service;
 mod support;
+mod versions;
 mod wrong_input;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::aliases::AliasCommand;
 use super::rollouts::{CanaryCommand, RevisionArgs, RouteArg, ShadowCommand, VersionArgs};
 use crate::evaluate::Metric;
 
@@ -115,16 +116,35 @@ pub(crate) enum AdaptersCommand {
     List(ListArgs),
     /// Show an adapter's versions, or one version.
     Show {
-        /// `support` or `support@7`.
+        /// `support`, `support@7`, `support@champion` or `support@latest`.
         adapter: String,
+        /// Deleted versions too.
+        #[arg(long)]
+        include_deleted: bool,
     },
     /// Download a version as a PEFT folder.
     Download {
-        /// `support@7`, or `support` for its newest version.
+        /// `support@7`, `support@champion`, or `support` for its newest version.
         adapter: String,
         /// Folder to make [default: adapter and version, as in support-v7].
         #[arg(long, short, value_name = "FOLDER")]
         out: Option<PathBuf>,
+    },
+    /// Names that point to versions, such as champion and challenger.
+    #[command(subcommand)]
+    Alias(AliasCommand),
+    /// Delete the files of a version for good. Its number, digest and manifest stay.
+    Delete {
+        /// `support@7`.
+        version: String,
+        /// Why, for whoever comes after you.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Show what a version was made from, and what uses it.
+    Lineage {
+        /// `support@7`, `support@champion`, or `support` for its newest version.
+        adapter: String,
     },
 }
 

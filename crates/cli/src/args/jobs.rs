@@ -36,6 +36,21 @@ pub(crate) enum JobsCommand {
         #[arg(long)]
         watch: bool,
     },
+    /// List the checkpoints that one keeps.
+    Checkpoints {
+        /// Id of the job.
+        job: String,
+    },
+    /// Make a version from a checkpoint.
+    Publish {
+        /// Id of the job.
+        job: String,
+        /// Optimizer steps of the checkpoint.
+        step: u64,
+        /// Adapter whose next version it becomes [default: the job's].
+        #[arg(long, value_name = "NAME")]
+        adapter: Option<String>,
+    },
 }
 
 /// `jobs create`. Hyperparameters that are left out take the platform's defaults, which the answer states.

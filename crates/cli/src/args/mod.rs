@@ -1,5 +1,6 @@
 //! The command line, as clap reads it. Nothing here does anything.
 
+pub(crate) mod aliases;
 pub(crate) mod client;
 mod hyperparameters;
 pub(crate) mod jobs;

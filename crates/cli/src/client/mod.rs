@@ -1,6 +1,7 @@
 //! The public HTTP API, as every client command uses it.
 
 mod errors;
+mod registry;
 mod resources;
 mod rollouts;
 mod sse;

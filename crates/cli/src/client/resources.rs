@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tunesmith_types::{
     api::{
         Deleted,
-        adapters::{Adapter, AdapterVersion},
+        adapters::AdapterVersion,
         api_keys::{ApiKey, CreateApiKeyRequest, CreatedApiKey},
         auth::{Identity, LoginRequest, RefreshRequest, Session, SignupRequest},
         base_models::{BaseModel, CreateBaseModelRequest},
@@ -19,6 +19,7 @@ use tunesmith_types::{
     },
     ids::{BaseModelId, DatasetId, JobId},
     list::{List, PageQuery},
+    version_reference::VersionReference,
 };
 
 use super::ApiClient;
@@ -191,21 +192,12 @@ impl ApiClient {
         .await
     }
 
-    pub(crate) async fn adapter(&self, name: &str) -> anyhow::Result<Adapter> {
-        self.get(&format!("/v1/adapters/{}", segment(name)?)).await
-    }
-
-    pub(crate) async fn adapter_versions(
+    pub(crate) async fn adapter_version(
         &self,
         name: &str,
-        page: &PageQuery,
-    ) -> anyhow::Result<List<AdapterVersion>> {
-        self.list(&format!("/v1/adapters/{}/versions", segment(name)?), page)
-            .await
-    }
-
-    pub(crate) async fn adapter_version(&self, name: &str, number: i32) -> anyhow::Result<AdapterVersion> {
-        self.get(&format!("/v1/adapters/{}/versions/{number}", segment(name)?))
+        version: &VersionReference,
+    ) -> anyhow::Result<AdapterVersion> {
+        self.get(&format!("/v1/adapters/{}/versions/{version}", segment(name)?))
             .await
     }
 

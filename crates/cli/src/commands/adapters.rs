@@ -1,4 +1,4 @@
-//! `adapters list|show|download`.
+//! `adapters list|show|download|delete|lineage`.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,11 +8,12 @@ use std::{
 use anyhow::{Context, bail};
 use serde_json::json;
 use tunesmith_types::{
-    api::adapters::{Adapter, AdapterVersion},
-    list::{List, PageQuery},
+    api::adapters::{Adapter, AdapterVersion, DeleteVersionQuery, ListVersionsQuery},
+    list::List,
+    version_reference::VersionReference,
 };
 
-use super::{page, say_more};
+use super::{aliases, lineage, page, say_more};
 use crate::{
     args::client::AdaptersCommand,
     client::ApiClient,
@@ -45,26 +46,41 @@ pub(super) async fn run(
             });
             say_more(printer, adapters.has_more, adapters.last_id.as_deref());
         }
-        AdaptersCommand::Show { adapter } => match parse(&adapter)? {
-            (name, Some(number)) => show_version(&client.adapter_version(name, number).await?, printer),
+        AdaptersCommand::Show {
+            adapter,
+            include_deleted,
+        } => match parse(&adapter)? {
+            (name, Some(version)) => show_version(&client.adapter_version(name, &version).await?, printer),
             (name, None) => {
-                let versions = client
-                    .adapter_versions(
-                        name,
-                        &PageQuery {
-                            after: None,
-                            limit: Some(100),
-                        },
-                    )
-                    .await?;
+                let query = ListVersionsQuery {
+                    after: None,
+                    limit: Some(100),
+                    include_deleted,
+                };
+                let versions = client.list_versions(name, &query).await?;
                 printer.result(&versions, || version_table(&versions.data));
             }
         },
+        AdaptersCommand::Alias(command) => aliases::run(client, command, printer).await?,
+        AdaptersCommand::Lineage { adapter } => {
+            let (name, version) = parse(&adapter)?;
+            let version = version.unwrap_or(VersionReference::Latest);
+            lineage::show(&client.lineage(name, &version).await?, printer);
+        }
+        AdaptersCommand::Delete { version, reason } => {
+            let (name, Some(VersionReference::Number(number))) = parse(&version)? else {
+                bail!("`{version}` names no version by its number; write it as `support@7`");
+            };
+            let query = DeleteVersionQuery { reason };
+            let deleted = client.delete_version(name, number, &query).await?;
+            printer.result(&deleted, || format!("{} is deleted", deleted.reference));
+        }
         AdaptersCommand::Download { adapter, out } => {
-            let (name, number) = parse(&adapter)?;
-            let number = match number {
-                Some(number) => number,
-                None => client.adapter(name).await?.latest_version,
+            let (name, version) = parse(&adapter)?;
+            let number = match version.unwrap_or(VersionReference::Latest) {
+                VersionReference::Number(number) => number,
+                // What it means now; it may be moved before the download begins.
+                other => client.adapter_version(name, &other).await?.number,
             };
             let folder = out.unwrap_or_else(|| PathBuf::from(format!("{name}-v{number}")));
             download(client, name, number, &folder).await?;
@@ -75,21 +91,24 @@ pub(super) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// `support` or `support@7`
-fn parse(text: &str) -> anyhow::Result<(&str, Option<i32>)> {
-    let Some((name, number)) = text.split_once('@') else {
+/// `support`, `support@7`, `support@champion` or `support@latest`
+fn parse(text: &str) -> anyhow::Result<(&str, Option<VersionReference>)> {
+    let Some((name, version)) = text.split_once('@') else {
         return Ok((text, None));
     };
-    match number.parse() {
-        Ok(number) if number > 0 => Ok((name, Some(number))),
-        _ => bail!("`{text}` is no version; write it as `support@7`"),
+    match version.parse() {
+        Ok(version) => Ok((name, Some(version))),
+        Err(_) => bail!("`{text}` is no version; write it as `support@7` or `support@champion`"),
     }
 }
 
 fn version_table(versions: &[AdapterVersion]) -> String {
     let rows = versions.iter().map(|version| {
         vec![
-            version.reference.clone(),
+            match version.deleted_at {
+                Some(_) => format!("{} (deleted)", version.reference),
+                None => version.reference.clone(),
+            },
             version.base_model.clone(),
             bytes(version.bytes.unsigned_abs()),
             version.digest.chars().take(12).collect(),
@@ -192,8 +211,12 @@ mod tests {
     #[test]
     fn versions_are_read_and_nothing_else() {
         assert_eq!(parse("support").unwrap(), ("support", None));
-        assert_eq!(parse("support@7").unwrap(), ("support", Some(7)));
-        for wrong in ["support@", "support@x", "support@0", "support@-1"] {
+        let seventh = Some(VersionReference::Number(7));
+        assert_eq!(parse("support@7").unwrap(), ("support", seventh));
+        let latest = Some(VersionReference::Latest);
+        assert_eq!(parse("support@latest").unwrap(), ("support", latest));
+        assert!(parse("support@champion").unwrap().1.is_some());
+        for wrong in ["support@", "support@X", "support@0", "support@-1"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -2,6 +2,7 @@
 
 mod account;
 mod adapters;
+mod aliases;
 mod api_keys;
 mod base_models;
 mod chat;
@@ -10,6 +11,7 @@ mod demo;
 mod deployments;
 mod evaluate;
 mod jobs;
+mod lineage;
 mod rollouts;
 mod usage;
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounts;
+mod aliases;
 mod canaries;
 mod cancel;
 mod claim;
@@ -13,6 +14,7 @@ mod fixtures;
 mod gangs;
 mod idempotency;
 mod isolation;
+mod lineage;
 mod notifications;
 mod paging;
 mod replicas;
@@ -20,3 +22,4 @@ mod requests;
 mod rescue;
 mod rollouts;
 mod schema;
+mod tombstones;

@@ -1,5 +1,6 @@
-//! `jobs create|list|show|cancel|events|metrics`.
+//! `jobs create|list|show|cancel|events|metrics|checkpoints|publish`.
 
+mod checkpoints;
 mod create;
 pub(super) mod watch;
 
@@ -75,6 +76,10 @@ pub(super) async fn run(
                 )
             });
             say_more(printer, jobs.has_more, jobs.last_id.as_deref());
+        }
+        JobsCommand::Checkpoints { job } => checkpoints::list(client, &job, printer).await?,
+        JobsCommand::Publish { job, step, adapter } => {
+            checkpoints::publish(client, &job, step, adapter, printer).await?;
         }
         JobsCommand::Show { job } => show(&client.job(&job).await?, printer),
         JobsCommand::Cancel { job } => {
