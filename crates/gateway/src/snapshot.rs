@@ -119,7 +119,11 @@ impl Snapshots {
     }
 
     /// Waits for the turn to read `name`. What it leads to may be known by then.
-    pub(crate) async fn turn(&self, organization: OrganizationId, name: &str) -> tokio::sync::MutexGuard<'_, ()> {
+    pub(crate) async fn turn(
+        &self,
+        organization: OrganizationId,
+        name: &str,
+    ) -> tokio::sync::MutexGuard<'_, ()> {
         let mut hasher = DefaultHasher::new();
         (organization, name).hash(&mut hasher);
         let place = usize::try_from(hasher.finish() % READERS as u64).unwrap_or_default();
