@@ -69,6 +69,9 @@ fn private_operations() -> OpenApiRouter<ApiState> {
         .merge(routes::aliases::router())
         .merge(routes::lineage::router())
         .merge(routes::deployments::router())
+        .merge(routes::rollouts::router())
+        .merge(routes::usage::router())
+        .merge(routes::feedback::router())
 }
 
 fn finished(document: OpenApi) -> OpenApi {

@@ -1,8 +1,8 @@
 //! What the gateway asks the store.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tunesmith_store::{
     Store, StoreError,
     adapters::AdapterVersion,
@@ -20,7 +20,10 @@ use tunesmith_types::{
     states::RevisionState,
 };
 
-use crate::models::Model;
+use crate::{
+    models::Model,
+    snapshot::{Destination, Snapshot, Snapshots},
+};
 
 /// A base model that is ready.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,14 +60,15 @@ pub(crate) struct DesiredBase {
     pub(crate) revisions: Vec<RoutedRevision>,
 }
 
-/// What a deployment's name leads to.
+/// What the store says of a name.
 #[derive(Debug)]
-pub(crate) enum DeploymentState {
-    Active(Box<RoutedRevision>),
-    /// Its first revision is being made ready.
+pub(crate) enum Lookup {
+    Found(Destination),
+    /// A deployment whose first revision is being made ready.
     Pending,
-    /// No revision was ever ready.
+    /// A deployment of which no revision was ever ready.
     Inactive,
+    Nothing,
 }
 
 /// The versions that a revision routes to.
@@ -81,11 +85,18 @@ pub(crate) fn engine_name(version: &AdapterVersion) -> String {
 #[derive(Debug, Clone)]
 pub(crate) struct Catalogue {
     store: Store,
+    snapshots: Arc<Snapshots>,
 }
 
 impl Catalogue {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store }
+        let snapshots = Arc::new(Snapshots::new(store.deployment_changes()));
+        Self { store, snapshots }
+    }
+
+    /// Tells of changes of deployments.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.snapshots.subscribe()
     }
 
     /// The store itself.
@@ -118,7 +129,7 @@ impl Catalogue {
     }
 
     /// A ready base model that the organization may see.
-    pub(crate) async fn base_model_by_name(
+    async fn base_model_by_name(
         &self,
         organization: OrganizationId,
         name: &str,
@@ -130,29 +141,49 @@ impl Catalogue {
         }
     }
 
-    /// A deployment of the organization, if there is one of this name.
-    pub(crate) async fn deployment(
+    /// Where requests of the organization for `name` go: what was read before, for as long as nothing has changed.
+    pub(crate) async fn lookup(
         &self,
         organization: OrganizationId,
         name: &str,
-    ) -> Result<Option<DeploymentState>, StoreError> {
+    ) -> Result<Lookup, StoreError> {
+        if let Some(known) = self.snapshots.find(organization, name) {
+            return Ok(Lookup::Found(known));
+        }
+        let _turn = self.snapshots.turn(organization, name).await;
+        if let Some(known) = self.snapshots.find(organization, name) {
+            return Ok(Lookup::Found(known));
+        }
+        let changes = self.snapshots.changes();
+        let found = self.look_up(organization, name).await?;
+        if let Lookup::Found(destination) = &found {
+            self.snapshots
+                .keep(organization, name, destination.clone(), changes);
+        }
+        Ok(found)
+    }
+
+    async fn look_up(&self, organization: OrganizationId, name: &str) -> Result<Lookup, StoreError> {
         if let Some(active) = routing::resolve(&self.store, organization, name).await? {
-            return Ok(Some(DeploymentState::Active(Box::new(active))));
+            let snapshot = Arc::new(Snapshot::from(&active));
+            return Ok(Lookup::Found(Destination::Deployment(snapshot)));
         }
         match deployments::find(&self.store, organization, name).await {
             Ok(deployment) => {
                 let pending = deployment
                     .latest
                     .is_some_and(|latest| latest.state == RevisionState::Pending);
-                Ok(Some(if pending {
-                    DeploymentState::Pending
+                return Ok(if pending {
+                    Lookup::Pending
                 } else {
-                    DeploymentState::Inactive
-                }))
+                    Lookup::Inactive
+                });
             }
-            Err(StoreError::NotFound(_)) => Ok(None),
-            Err(error) => Err(error),
+            Err(StoreError::NotFound(_)) => {}
+            Err(error) => return Err(error),
         }
+        let base = self.base_model_by_name(organization, name).await?;
+        Ok(base.map_or(Lookup::Nothing, |base| Lookup::Found(Destination::Base(base))))
     }
 
     /// Everything that the organization can call.
@@ -240,12 +271,33 @@ impl Catalogue {
         log_transition(revision, "failed", result);
     }
 
+    /// Notes whether all replicas hold what a revision that answers, or did so before, routes to.
+    pub(crate) async fn mark_loaded(&self, revision: &RoutedRevision, loaded: bool) {
+        if revision.loaded == loaded || revision.is_mirror() {
+            return;
+        }
+        let result = revisions::set_loaded(
+            &self.store,
+            revision.organization_id,
+            revision.revision_id,
+            loaded,
+        )
+        .await;
+        if let Err(error) = result {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot note that a revision is loaded"
+            );
+        }
+    }
+
     /// Wakes `wake` at each change of a deployment, for as long as the database connection lasts.
     pub(crate) async fn follow(&self, wake: &Notify) -> Result<(), StoreError> {
         let notifications = Notifications::listen(&self.store).await?;
         let mut subscription = notifications.subscribe();
         loop {
             if let Notification::DeploymentUpdated(_) | Notification::Missed = subscription.next().await {
+                self.store.deployments_changed();
                 wake.notify_one();
             }
         }

@@ -116,6 +116,11 @@ impl GatewayError {
         }
     }
 
+    /// Whether the request was refused rather than failed: it was wrong, or there were too many.
+    pub(crate) fn is_rejection(&self) -> bool {
+        self.status().is_client_error()
+    }
+
     fn status(&self) -> StatusCode {
         match self {
             Self::ModelNotFound(_) | Self::NothingActive(_) => StatusCode::NOT_FOUND,

@@ -2,27 +2,34 @@
 
 use axum::{
     body::Body,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::time::Instant;
 use tunesmith_types::ids::OrganizationId;
 
 use crate::{
     Gateway, GatewayError,
     fleet::{Lease, Unavailable},
     request::ModelRequest,
+    request_meter::RequestMeter,
     resolve::{self, Target},
+    sticky::Affinity,
     stream::{self, Rewriter},
     upstream_error::UpstreamError,
 };
 
 /// Names the version that answered.
 pub(crate) const VERSION_HEADER: &str = "x-tunesmith-version";
+/// Number of the deployment's revision that chose the version.
+pub(crate) const REVISION_HEADER: &str = "x-tunesmith-revision";
+/// A caller's name for a conversation, which stays on its version.
+pub(crate) const SESSION_HEADER: &str = "x-tunesmith-session";
 /// A replica that has forgotten a version, or is gone, is tried this often: it may be loading it again.
 const TRIES: usize = 2;
 
-/// Forwards `request` and relays the answer.
+/// Forwards `request` and relays the answer. `session` is the caller's name for the conversation.
 ///
 /// # Errors
 /// No such model, no replica in time, or the replica refuses or fails.
@@ -30,43 +37,81 @@ pub(crate) async fn forward(
     gateway: &Gateway,
     organization: OrganizationId,
     request: ModelRequest,
+    session: Option<&[u8]>,
 ) -> Result<Response, GatewayError> {
-    let target = resolve::resolve(&gateway.catalogue, organization, &request.model).await?;
-    let (lease, upstream) = connect(gateway, &target, &request).await?;
-    let rewriter = Rewriter::new(&lease.internal, &request.model);
+    let user = request.field("user").and_then(Value::as_str);
+    let affinity = Affinity::new(session, user);
+    let meter = (gateway.meter.clone(), gateway.mirrors.clone());
+    let mut meter = RequestMeter::new(meter.0, meter.1, organization, &request);
+    let connected = connect(gateway, organization, &affinity, &request, &mut meter).await;
+    let (target, lease, upstream) = match connected {
+        Ok(connected) => connected,
+        Err(error) => {
+            meter.failed(&error);
+            return Err(error);
+        }
+    };
+    meter.accepted(&request);
+    let rewriter = Rewriter::new(&lease.internal, &request.model, meter, asks_for_usage(&request));
     let mut response = if request.stream {
         streamed(upstream, rewriter, lease)
     } else {
-        whole(upstream, &rewriter).await?
+        whole(upstream, rewriter).await?
     };
-    let label = HeaderValue::from_str(&target.label).expect("invariant: names and numbers are visible ASCII");
-    response.headers_mut().insert(VERSION_HEADER, label);
+    let headers = response.headers_mut();
+    let label =
+        HeaderValue::from_str(&target.arm.label).expect("invariant: names and numbers are visible ASCII");
+    headers.insert(VERSION_HEADER, label);
+    if let Some(snapshot) = &target.snapshot {
+        headers.insert(
+            HeaderName::from_static(REVISION_HEADER),
+            HeaderValue::from(snapshot.revision),
+        );
+    }
     Ok(response)
 }
 
-/// A replica's successful answer, its body unread.
+fn asks_for_usage(request: &ModelRequest) -> bool {
+    request
+        .field("stream_options")
+        .is_some_and(|options| options["include_usage"] == true)
+}
+
+/// The body for a replica. It is always asked for the usage of a stream, because that is what is metered.
+fn body(request: &ModelRequest, internal: &str) -> Value {
+    let mut body = request.body(internal);
+    if request.stream {
+        let options = &mut body["stream_options"];
+        if !options.is_object() {
+            *options = json!({});
+        }
+        options["include_usage"] = json!(true);
+    }
+    body
+}
+
+/// A version, a replica that holds it, and the replica's successful answer, its body unread. Nothing of an answer is
+/// seen before this returns, so the caller gets one version's answer, whatever was tried.
 async fn connect(
     gateway: &Gateway,
-    target: &Target,
+    organization: OrganizationId,
+    affinity: &Affinity,
     request: &ModelRequest,
-) -> Result<(Lease, reqwest::Response), GatewayError> {
+    meter: &mut RequestMeter,
+) -> Result<(Target, Lease, reqwest::Response), GatewayError> {
+    let deadline = Instant::now() + gateway.settings.start_wait;
     let mut tries = TRIES;
     loop {
         tries -= 1;
-        let adapter = target.adapter.as_deref();
-        let lease = gateway
-            .fleet
-            .acquire(target.base, adapter, gateway.settings.start_wait)
-            .await;
-        let lease = lease.map_err(|reason| unavailable(&request.model, reason))?;
+        let (target, lease) = lease(gateway, organization, affinity, request, deadline, meter).await?;
         let url = format!("{}{}", lease.url, request.endpoint.path());
         let answer = lease
             .authorize(gateway.http.post(url))
-            .json(&request.body(&lease.internal))
+            .json(&body(request, &lease.internal))
             .send()
             .await;
         let answer = match answer {
-            Ok(answer) if answer.status().is_success() => return Ok((lease, answer)),
+            Ok(answer) if answer.status().is_success() => return Ok((target, lease, answer)),
             answer => answer,
         };
         let error = match answer {
@@ -79,6 +124,7 @@ async fn connect(
                 }
             }
             Ok(answer) if answer.status() == StatusCode::NOT_FOUND => {
+                let adapter = target.arm.adapter.as_deref();
                 gateway.fleet.doubt(target.base, &lease.url, adapter);
                 GatewayError::Starting(request.model.clone())
             }
@@ -93,6 +139,34 @@ async fn connect(
         };
         if tries == 0 {
             return Err(error);
+        }
+    }
+}
+
+/// A version and a replica that holds it. While none does, a change of the deployment chooses anew: who waits for a
+/// version that was rolled back gets the one that answers now.
+async fn lease(
+    gateway: &Gateway,
+    organization: OrganizationId,
+    affinity: &Affinity,
+    request: &ModelRequest,
+    deadline: Instant,
+    meter: &mut RequestMeter,
+) -> Result<(Target, Lease), GatewayError> {
+    let mut changes = gateway.catalogue.changes();
+    loop {
+        changes.mark_unchanged();
+        let target = resolve::resolve(&gateway.catalogue, organization, &request.model, affinity).await?;
+        meter.route(&target);
+        let patience = deadline.saturating_duration_since(Instant::now());
+        let adapter = target.arm.adapter.as_deref();
+        tokio::select! {
+            biased;
+            lease = gateway.fleet.acquire(target.base, adapter, patience) => {
+                let lease = lease.map_err(|reason| unavailable(&request.model, reason))?;
+                return Ok((target, lease));
+            }
+            Ok(()) = changes.changed() => {}
         }
     }
 }
@@ -123,12 +197,19 @@ fn streamed(upstream: reqwest::Response, rewriter: Rewriter, lease: Lease) -> Re
     (headers, body).into_response()
 }
 
-async fn whole(upstream: reqwest::Response, rewriter: &Rewriter) -> Result<Response, GatewayError> {
-    let failed = |error: reqwest::Error| GatewayError::Upstream {
-        status: 0,
-        message: error.to_string(),
-    };
-    let mut value: Value = upstream.json().await.map_err(failed)?;
-    rewriter.value(&mut value);
-    Ok(axum::Json(value).into_response())
+async fn whole(upstream: reqwest::Response, mut rewriter: Rewriter) -> Result<Response, GatewayError> {
+    match upstream.json().await {
+        Ok(mut value) => {
+            rewriter.whole(&mut value);
+            Ok(axum::Json(value).into_response())
+        }
+        Err(error) => {
+            let error = GatewayError::Upstream {
+                status: 0,
+                message: error.to_string(),
+            };
+            rewriter.meter.failed(&error);
+            Err(error)
+        }
+    }
 }

@@ -64,6 +64,10 @@ pub(crate) async fn reconcile(context: &Context, desired: &DesiredBase, board: &
     for revision in desired.revisions.iter().filter(|revision| is_pending(revision)) {
         settle(context, desired, revision, &present, &plans, board).await;
     }
+    for revision in desired.revisions.iter().filter(|revision| !is_pending(revision)) {
+        let loaded = outcome(desired, revision, &present, &plans, board) == Outcome::Ready;
+        context.catalogue.mark_loaded(revision, loaded).await;
+    }
     for (replica, plan) in present.iter().zip(&plans) {
         drain::unneeded(context, base.id, board, replica, &plan.wanted);
     }

@@ -16,6 +16,7 @@ use tunesmith_types::{ids::BaseModelId, states::RevisionState};
 use crate::{
     board::Board,
     catalogue::DesiredBase,
+    companions::Companions,
     reconcile_base::{self, Context},
     source::Candidate,
     sweep::Sweeper,
@@ -28,6 +29,7 @@ const LISTEN_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Reconciler {
     context: Context,
+    companions: Option<Companions>,
     wake: Arc<Notify>,
     boards: HashMap<BaseModelId, Arc<Board>>,
     /// Base models of the given replicas, by what they were given for.
@@ -36,9 +38,10 @@ pub struct Reconciler {
 }
 
 impl Reconciler {
-    pub(crate) fn new(context: Context, wake: Arc<Notify>) -> Self {
+    pub(crate) fn new(context: Context, companions: Companions, wake: Arc<Notify>) -> Self {
         Self {
             context,
+            companions: Some(companions),
             wake,
             boards: HashMap::new(),
             external: HashMap::new(),
@@ -53,6 +56,10 @@ impl Reconciler {
             Arc::clone(&self.wake),
             shutdown.clone(),
         ));
+        let companions = self
+            .companions
+            .take()
+            .map(|companions| tokio::spawn(companions.run(shutdown.clone())));
         loop {
             if let Err(error) = self.round().await {
                 tracing::error!(
@@ -70,6 +77,11 @@ impl Reconciler {
             board.close().await;
         }
         self.context.source.shutdown().await;
+        if let Some(companions) = companions
+            && let Err(error) = companions.await
+        {
+            tracing::error!(%error, "what runs beside the reconciler failed");
+        }
         if let Err(error) = listener.await {
             tracing::error!(%error, "the listener for deployments failed");
         }

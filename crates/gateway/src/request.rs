@@ -169,6 +169,11 @@ impl ModelRequest {
         })
     }
 
+    /// A field as the caller gave it.
+    pub(crate) fn field(&self, name: &str) -> Option<&Value> {
+        self.fields.get(name)
+    }
+
     /// The body for a replica that calls the model `internal`.
     pub(crate) fn body(&self, internal: &str) -> Value {
         let mut body = Map::with_capacity(self.fields.len() + 1);

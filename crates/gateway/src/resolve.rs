@@ -1,6 +1,7 @@
 //! Which version answers to a public name.
 
-use tunesmith_store::routing::{ResolvedRoute, RoutedRevision};
+use std::sync::Arc;
+
 use tunesmith_types::{
     ids::{BaseModelId, OrganizationId},
     names::ResourceName,
@@ -8,17 +9,19 @@ use tunesmith_types::{
 
 use crate::{
     GatewayError,
-    catalogue::{Catalogue, DeploymentState, engine_name},
+    catalogue::{Catalogue, Lookup},
+    snapshot::{Arm, Destination, Snapshot},
+    sticky::{self, Affinity},
 };
 
-/// Where requests for a name go.
+/// Where one request goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Target {
     pub(crate) base: BaseModelId,
-    /// The replica's name of the adapter version; none for the base model itself.
-    pub(crate) adapter: Option<String>,
-    /// Value of `x-tunesmith-version`: `<adapter>@<number>`, or `base`.
-    pub(crate) label: String,
+    /// What answers.
+    pub(crate) arm: Arm,
+    /// The deployment that chose it; none where the base model itself was asked for.
+    pub(crate) snapshot: Option<Arc<Snapshot>>,
 }
 
 /// The target of `name` within an organization: a deployment, else a base model. What belongs to others does not exist.
@@ -29,61 +32,33 @@ pub(crate) async fn resolve(
     catalogue: &Catalogue,
     organization: OrganizationId,
     name: &str,
+    affinity: &Affinity,
 ) -> Result<Target, GatewayError> {
     if name.parse::<ResourceName>().is_err() {
         return Err(GatewayError::ModelNotFound(shortened(name)));
     }
-    match catalogue
-        .deployment(organization, name)
-        .await
-        .map_err(GatewayError::Store)?
-    {
-        Some(DeploymentState::Active(revision)) => {
-            return Ok(target(&revision, uuid::Uuid::new_v4().as_u128()));
-        }
-        Some(DeploymentState::Pending) => return Err(GatewayError::Starting(name.to_owned())),
-        Some(DeploymentState::Inactive) => return Err(GatewayError::NothingActive(name.to_owned())),
-        None => {}
+    let found = catalogue.lookup(organization, name).await;
+    match found.map_err(GatewayError::Store)? {
+        Lookup::Found(Destination::Deployment(snapshot)) => Ok(target(snapshot, affinity)),
+        Lookup::Found(Destination::Base(base)) => Ok(Target {
+            base,
+            arm: Arm::new(None, 100),
+            snapshot: None,
+        }),
+        Lookup::Pending => Err(GatewayError::Starting(name.to_owned())),
+        Lookup::Inactive => Err(GatewayError::NothingActive(name.to_owned())),
+        Lookup::Nothing => Err(GatewayError::ModelNotFound(name.to_owned())),
     }
-    let base = catalogue
-        .base_model_by_name(organization, name)
-        .await
-        .map_err(GatewayError::Store)?;
-    let base = base.ok_or_else(|| GatewayError::ModelNotFound(name.to_owned()))?;
-    Ok(Target {
-        base,
-        adapter: None,
-        label: "base".to_owned(),
-    })
 }
 
-/// One of the revision's routes, each as often as its weight says.
-fn target(revision: &RoutedRevision, random: u128) -> Target {
-    let mut place = random
-        % revision
-            .routes
-            .iter()
-            .map(|route| u128::from(route.weight))
-            .sum::<u128>()
-            .max(1);
-    let chosen = revision
-        .routes
-        .iter()
-        .find(|route| match place.checked_sub(u128::from(route.weight)) {
-            Some(rest) => {
-                place = rest;
-                false
-            }
-            None => true,
-        });
-    let version = chosen.and_then(|ResolvedRoute { version, .. }| version.as_ref());
+fn target(snapshot: Arc<Snapshot>, affinity: &Affinity) -> Target {
+    let arms = snapshot.arms.iter().map(|arm| (arm.version, arm.weight));
+    let chosen = sticky::choose(snapshot.deployment, affinity, arms);
+    let arm = chosen.and_then(|place| snapshot.arms.get(place).cloned());
     Target {
-        base: revision.base_model_id,
-        adapter: version.map(engine_name),
-        label: version.map_or_else(
-            || "base".to_owned(),
-            |version| format!("{}@{}", version.adapter, version.number),
-        ),
+        base: snapshot.base,
+        arm: arm.unwrap_or_else(|| Arm::new(None, 100)),
+        snapshot: Some(snapshot),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::{
     Extension, Json,
     extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
+    http::{HeaderMap, HeaderValue},
     response::Response,
 };
 use serde_json::Value;
@@ -18,11 +19,14 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     GatewayError, GatewaySettings, Reconciler, ReplicaSource,
     catalogue::Catalogue,
+    companions::Companions,
     fleet::Fleet,
+    metering::Meter,
     models::{Model, ModelList},
-    proxy,
+    proxy::{self, SESSION_HEADER},
     reconcile_base::Context,
     request::{Endpoint, ModelRequest},
+    shadow::{self, Mirrors},
 };
 
 /// Largest body of an inference request, in bytes.
@@ -35,6 +39,8 @@ pub struct Gateway {
     pub(crate) fleet: Fleet,
     pub(crate) settings: Arc<GatewaySettings>,
     pub(crate) http: reqwest::Client,
+    pub(crate) meter: Meter,
+    pub(crate) mirrors: Mirrors,
 }
 
 impl Gateway {
@@ -54,11 +60,22 @@ impl Gateway {
             .no_proxy()
             .read_timeout(settings.read_timeout)
             .build()?;
+        let (mirrors, mirror_queue) = shadow::queue();
         let gateway = Self {
-            catalogue: Catalogue::new(store),
+            catalogue: Catalogue::new(store.clone()),
             fleet: Fleet::new(Arc::clone(&wake)),
             settings: Arc::new(settings),
             http,
+            meter: Meter::default(),
+            mirrors,
+        };
+        let companions = Companions {
+            store,
+            meter: gateway.meter.clone(),
+            mirrors: mirror_queue,
+            fleet: gateway.fleet.clone(),
+            http: gateway.http.clone(),
+            canary_every: gateway.settings.canary_every,
         };
         let context = Context {
             catalogue: gateway.catalogue.clone(),
@@ -68,7 +85,7 @@ impl Gateway {
             settings: Arc::clone(&gateway.settings),
             http: gateway.http.clone(),
         };
-        Ok((gateway, Reconciler::new(context, wake)))
+        Ok((gateway, Reconciler::new(context, companions, wake)))
     }
 }
 
@@ -96,12 +113,15 @@ fn operations() -> OpenApiRouter<Gateway> {
 /// Answer a conversation
 ///
 /// OpenAI's chat completions. `model` is the name of a deployment or of a base model. With `"stream": true` the answer
-/// comes as server-sent events. The header `x-tunesmith-version` names the adapter version that answered.
+/// comes as server-sent events. The header `x-tunesmith-version` names the adapter version that answered. Where a
+/// deployment splits its requests, those with the same header `x-tunesmith-session`, else with the same `user`, stay on
+/// the same version. `POST /v1/feedback` takes a score for the answer, by its `id`.
 #[utoipa::path(
     post, path = "/v1/chat/completions", tag = "inference", request_body = Value,
     responses(
         (status = 200, description = "A completion, or a stream of chunks", body = Value,
-         headers(("x-tunesmith-version" = String, description = "`<adapter>@<number>`, or `base`"))),
+         headers(("x-tunesmith-version" = String, description = "`<adapter>@<number>`, or `base`"),
+                 ("x-tunesmith-revision" = i32, description = "The deployment's revision that chose it"))),
         (status = 400, description = "The request is wrong", body = ErrorBody),
         (status = 401, description = "No valid credentials", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
@@ -113,9 +133,17 @@ fn operations() -> OpenApiRouter<Gateway> {
 async fn create_chat_completion(
     State(gateway): State<Gateway>,
     Extension(principal): Extension<Principal>,
+    headers: HeaderMap,
     body: Result<Json<Value>, JsonRejection>,
 ) -> Result<Response, GatewayError> {
-    complete(&gateway, principal.organization_id, Endpoint::Chat, body).await
+    complete(
+        &gateway,
+        principal.organization_id,
+        Endpoint::Chat,
+        &headers,
+        body,
+    )
+    .await
 }
 
 /// Continue a text
@@ -125,7 +153,8 @@ async fn create_chat_completion(
     post, path = "/v1/completions", tag = "inference", request_body = Value,
     responses(
         (status = 200, description = "A completion, or a stream of chunks", body = Value,
-         headers(("x-tunesmith-version" = String, description = "`<adapter>@<number>`, or `base`"))),
+         headers(("x-tunesmith-version" = String, description = "`<adapter>@<number>`, or `base`"),
+                 ("x-tunesmith-revision" = i32, description = "The deployment's revision that chose it"))),
         (status = 400, description = "The request is wrong", body = ErrorBody),
         (status = 401, description = "No valid credentials", body = ErrorBody),
         (status = 404, description = "No such model", body = ErrorBody),
@@ -137,19 +166,30 @@ async fn create_chat_completion(
 async fn create_completion(
     State(gateway): State<Gateway>,
     Extension(principal): Extension<Principal>,
+    headers: HeaderMap,
     body: Result<Json<Value>, JsonRejection>,
 ) -> Result<Response, GatewayError> {
-    complete(&gateway, principal.organization_id, Endpoint::Completion, body).await
+    complete(
+        &gateway,
+        principal.organization_id,
+        Endpoint::Completion,
+        &headers,
+        body,
+    )
+    .await
 }
 
 async fn complete(
     gateway: &Gateway,
     organization: OrganizationId,
     endpoint: Endpoint,
+    headers: &HeaderMap,
     body: Result<Json<Value>, JsonRejection>,
 ) -> Result<Response, GatewayError> {
     let Json(body) = body.map_err(|rejection| GatewayError::unreadable(&rejection, MAX_BODY))?;
-    proxy::forward(gateway, organization, ModelRequest::parse(endpoint, body)?).await
+    let session = headers.get(SESSION_HEADER).map(HeaderValue::as_bytes);
+    let request = ModelRequest::parse(endpoint, body)?;
+    proxy::forward(gateway, organization, request, session).await
 }
 
 /// List the models that can be called

@@ -15,6 +15,8 @@ pub struct GatewaySettings {
     pub reconcile_every: Duration,
     /// A version stays loaded this long after the last deployment stopped needing it.
     pub unload_grace: Duration,
+    /// Canaries are looked at this often.
+    pub canary_every: Duration,
     /// A staged adapter stays on disk this long after the last replica forgot it.
     pub sweep_grace: Duration,
     /// Most time for one load or probe on a replica.
@@ -38,6 +40,7 @@ impl GatewaySettings {
             start_wait: Duration::from_secs(30),
             reconcile_every: Duration::from_secs(5),
             unload_grace: Duration::from_secs(60),
+            canary_every: Duration::from_secs(1),
             sweep_grace: Duration::from_secs(600),
             load_timeout: Duration::from_secs(90),
             load_turn: Duration::from_secs(15),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use serde_json::Value;
 
-use crate::{GatewayError, fleet::Lease, upstream_error::UpstreamError};
+use crate::{GatewayError, fleet::Lease, request_meter::RequestMeter, upstream_error::UpstreamError};
 
 /// Longest line of a stream. A replica that sends a longer one is out of order.
 const MAX_LINE: usize = 4 * 1024 * 1024;
@@ -77,6 +77,7 @@ impl Relay {
                 status,
                 message: message.to_owned(),
             };
+            self.rewriter.meter.failed(&error);
             self.ready.push_back(error_event(&error));
         }
     }
@@ -121,30 +122,62 @@ impl LineBuffer {
     }
 }
 
-/// Puts the public name where the replica wrote its own.
+/// Puts the public name and our id where the replica wrote its own, and reads what is metered.
 #[derive(Debug)]
 pub(crate) struct Rewriter {
     /// The replica's name for the model.
     pub(crate) internal: String,
     /// The name that the caller used.
     pub(crate) public: String,
+    pub(crate) meter: RequestMeter,
+    id: String,
+    /// The caller asked for the usage of the stream.
+    shows_usage: bool,
     done: bool,
 }
 
 impl Rewriter {
-    pub(crate) fn new(internal: &str, public: &str) -> Self {
+    pub(crate) fn new(internal: &str, public: &str, meter: RequestMeter, shows_usage: bool) -> Self {
         Self {
             internal: internal.to_owned(),
             public: public.to_owned(),
+            id: meter.answer_id(),
+            meter,
+            shows_usage,
             done: false,
         }
     }
 
-    /// Rewrites one JSON answer.
-    pub(crate) fn value(&self, value: &mut Value) {
-        if let Some(model) = value.get_mut("model") {
-            *model = Value::String(self.public.clone());
+    /// Rewrites a whole answer.
+    pub(crate) fn whole(&mut self, value: &mut Value) {
+        self.meter.whole(value);
+        self.rename(value);
+    }
+
+    fn rename(&self, value: &mut Value) {
+        for (field, ours) in [("model", &self.public), ("id", &self.id)] {
+            if let Some(theirs) = value.get_mut(field) {
+                *theirs = Value::String(ours.clone());
+            }
         }
+    }
+
+    /// Takes out the usage that only we asked for. False where nothing is left for the caller.
+    fn hide_usage(&self, chunk: &mut Value) -> bool {
+        if self.shows_usage {
+            return true;
+        }
+        let Some(fields) = chunk.as_object_mut() else {
+            return true;
+        };
+        let usage = fields
+            .shift_remove("usage")
+            .is_some_and(|usage| usage.is_object());
+        let empty = fields
+            .get("choices")
+            .and_then(Value::as_array)
+            .is_some_and(Vec::is_empty);
+        !(usage && empty)
     }
 
     /// The event for the client that a line of the replica makes, if any.
@@ -156,29 +189,41 @@ impl Rewriter {
         let data = data.trim_ascii();
         if data == b"[DONE]" {
             self.done = true;
+            self.meter.done();
             return Some(Bytes::from_static(b"data: [DONE]\n\n"));
         }
         let Ok(mut value) = serde_json::from_slice::<Value>(data) else {
             let message = "a chunk of the stream is not JSON".to_owned();
-            return Some(error_event(&GatewayError::Upstream { status: 0, message }));
+            return Some(self.failed(GatewayError::Upstream { status: 0, message }));
         };
         if value.get("error").is_some() {
             let error = UpstreamError::parse(error_status(&value), &value);
-            return Some(error_event(&GatewayError::from_upstream(
-                error,
-                &self.internal,
-                &self.public,
-            )));
+            let error = GatewayError::from_upstream(error, &self.internal, &self.public);
+            return Some(self.failed(error));
         }
-        self.value(&mut value);
-        Some(Bytes::from(format!("data: {value}\n\n")))
+        self.meter.piece(&value);
+        self.rename(&mut value);
+        self.hide_usage(&mut value)
+            .then(|| Bytes::from(format!("data: {value}\n\n")))
+    }
+
+    fn failed(&mut self, error: GatewayError) -> Bytes {
+        self.meter.failed(&error);
+        error_event(&error)
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use tunesmith_types::ids::OrganizationId;
+
     use super::*;
+    use crate::{
+        metering::Meter,
+        request::{Endpoint, ModelRequest},
+        shadow,
+    };
 
     #[test]
     fn lines_survive_any_chunk_border() {
@@ -195,15 +240,25 @@ mod tests {
         assert_eq!(lines.pending(), 0);
     }
 
+    fn rewriter(shows_usage: bool) -> Rewriter {
+        let body = serde_json::json!({"model": "support", "prompt": "x", "stream": true});
+        let request = ModelRequest::parse(Endpoint::Completion, body).unwrap();
+        let (mirrors, _) = shadow::queue();
+        let meter = RequestMeter::new(Meter::default(), mirrors, OrganizationId::new(), &request);
+        Rewriter::new("a--v1-01234567", "support", meter, shows_usage)
+    }
+
     #[test]
-    fn chunks_carry_the_public_name_only() {
-        let mut rewriter = Rewriter::new("a--v1-01234567", "support");
+    fn chunks_carry_the_public_name_and_our_id_only() {
+        let mut rewriter = rewriter(false);
         let chunk = rewriter
             .line(br#"data: {"id":"c","model":"a--v1-01234567","choices":[]}"#)
             .unwrap();
+        let id = rewriter.id.clone();
+        assert!(id.starts_with("cmpl-"), "{id}");
         assert_eq!(
             chunk,
-            "data: {\"id\":\"c\",\"model\":\"support\",\"choices\":[]}\n\n"
+            format!("data: {{\"id\":\"{id}\",\"model\":\"support\",\"choices\":[]}}\n\n")
         );
         let line = br#"data: {"error":{"message":"a--v1-01234567 at /cache/x broke","code":500}}"#;
         let error = rewriter.line(line).unwrap();
@@ -216,5 +271,17 @@ mod tests {
         assert!(!rewriter.done);
         rewriter.line(b"data: [DONE]").unwrap();
         assert!(rewriter.done);
+    }
+
+    #[test]
+    fn usage_is_shown_to_those_who_asked() {
+        let word = br#"data: {"id":"c","choices":[{"text":"x"}],"usage":null}"#;
+        let last = br#"data: {"id":"c","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}"#;
+        let mut asked = rewriter(true);
+        assert!(asked.line(word).unwrap().ends_with(b"\"usage\":null}\n\n"));
+        assert!(asked.line(last).is_some());
+        let mut did_not = rewriter(false);
+        assert!(did_not.line(word).unwrap().ends_with(b"[{\"text\":\"x\"}]}\n\n"));
+        assert!(did_not.line(last).is_none());
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     Store, StoreError,
     alias_history::{self, Change},
     error::stored,
-    tombstones,
+    revisions, tombstones,
 };
 
 /// A name that points to one version of an adapter.
@@ -170,6 +170,7 @@ pub async fn move_alias(
         }
     }
     transaction.commit().await?;
+    store.deployments_changed();
     find(store, organization, adapter, alias).await
 }
 
@@ -232,7 +233,16 @@ async fn point(
     )
     .execute(&mut *connection)
     .await?;
-    alias_history::record(connection, change, Some(version)).await
+    alias_history::record(connection, change, Some(version)).await?;
+    let Change {
+        organization,
+        adapter_id,
+        alias,
+        user,
+        ..
+    } = *change;
+    revisions::follow_alias(connection, organization, adapter_id, alias, version, user).await?;
+    Ok(())
 }
 
 /// Locks the adapter, so that its aliases stand still and none of its versions is deleted.

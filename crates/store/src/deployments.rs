@@ -5,7 +5,7 @@ use tunesmith_types::{
     ids::{BaseModelId, DeploymentId, OrganizationId, UserId},
     list::Page,
     names::ResourceName,
-    states::RevisionState,
+    states::{RevisionKind, RevisionState},
 };
 use uuid::Uuid;
 
@@ -131,13 +131,15 @@ pub async fn create(
         return Err(StoreError::NotFound("base model"));
     }
     let revision = NewRevision {
+        kind: RevisionKind::Create,
         expected_number: Some(0),
         routes: new.routes,
+        note: None,
         created_by: new.created_by,
     };
     revisions::insert(&mut transaction, organization, deployment, &revision).await?;
-    notify_deployment_updated(&mut transaction, deployment).await?;
     transaction.commit().await?;
+    store.deployments_changed();
     get(store, organization, deployment).await
 }
 
@@ -231,5 +233,6 @@ pub async fn delete(
     }
     notify_deployment_updated(&mut transaction, deployment).await?;
     transaction.commit().await?;
+    store.deployments_changed();
     Ok(())
 }

@@ -17,6 +17,8 @@ pub mod deployments;
 pub mod embedded;
 pub mod error;
 pub mod events;
+pub mod feedback;
+pub mod figures;
 pub mod files;
 pub mod idempotency;
 pub mod jobs;
@@ -29,15 +31,19 @@ mod publication;
 pub mod queue;
 pub mod refresh_tokens;
 pub mod replicas;
+pub mod requests;
 pub mod revisions;
+pub mod rollouts;
 pub mod routing;
 pub mod runs;
 mod schema;
+pub mod shadows;
 pub mod tombstones;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio::sync::watch;
 
 pub use crate::error::StoreError;
 
@@ -45,6 +51,7 @@ pub use crate::error::StoreError;
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
+    deployment_changes: Arc<watch::Sender<u64>>,
 }
 
 /// How to connect.
@@ -83,7 +90,11 @@ impl Store {
             .acquire_timeout(settings.acquire_timeout)
             .connect_with(options.application_name("tunesmith"))
             .await?;
-        Ok(Self { pool })
+        let deployment_changes = Arc::new(watch::Sender::new(0));
+        Ok(Self {
+            pool,
+            deployment_changes,
+        })
     }
 
     /// Applies the migrations that are missing. Processes that start together wait for each other.
@@ -122,6 +133,19 @@ impl Store {
     /// Closes all connections and waits for those in use.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+
+    /// Counts the changes of deployments that this process knows of: those that it committed itself, at once, and
+    /// those of others as [`Self::deployments_changed`] says. Whoever keeps what it read of deployments asks here
+    /// whether that still holds.
+    #[must_use]
+    pub fn deployment_changes(&self) -> watch::Receiver<u64> {
+        self.deployment_changes.subscribe()
+    }
+
+    /// A deployment has changed, or may have.
+    pub fn deployments_changed(&self) {
+        self.deployment_changes.send_modify(|count| *count += 1);
     }
 
     pub(crate) fn pool(&self) -> &PgPool {

@@ -82,15 +82,29 @@ async fn require_unused(
          where r.organization_id = $1
            and r.routes @> jsonb_build_array(jsonb_build_object('adapter_version_id', $2::text))
            and (r.state in ('pending', 'active')
-                or r.number = (select max(kept.number) from deployment_revisions kept
+                or r.number = (select kept.number from deployment_revisions kept
                                where kept.deployment_id = r.deployment_id and kept.state = 'superseded'
-                                 and kept.activated_at is not null))
+                                 and kept.activated_at is not null
+                               order by kept.ended_at desc, kept.number desc limit 1))
          order by d.name, r.number",
         organization.uuid(),
         AdapterVersionId::from_uuid(version).to_string(),
     )
+    .fetch_all(&mut *connection)
+    .await?;
+    let shadows = sqlx::query_scalar!(
+        "select d.name from shadows s join deployments d on d.id = s.deployment_id
+         where s.organization_id = $1 and s.adapter_version_id = $2 order by d.name",
+        organization.uuid(),
+        version,
+    )
     .fetch_all(connection)
     .await?;
+    users.extend(
+        shadows
+            .into_iter()
+            .map(|name| format!("deployment `{name}` (shadow)")),
+    );
     users.extend(revisions.into_iter().map(|revision| {
         format!(
             "deployment `{}` (revision {}, {})",

@@ -116,6 +116,8 @@ typed_ids! {
     ApiKeyId, "key", "an API key";
     /// A frozen pre-trained model of the catalogue.
     BaseModelId, "base", "a base model";
+    /// A roll-out by steps.
+    CanaryId, "can", "a canary";
     /// A saved state of a run.
     CheckpointId, "ckpt", "a checkpoint";
     /// An immutable file of examples.

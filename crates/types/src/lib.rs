@@ -13,6 +13,8 @@ pub mod names;
 pub mod principal;
 pub mod probe;
 pub mod reason;
+pub mod rollouts;
 pub mod states;
+pub mod statistics;
 pub mod trainer;
 pub mod version_reference;

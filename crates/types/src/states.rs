@@ -90,6 +90,47 @@ states! {
         /// Could not be made ready; the reason says why. Final.
         Failed = "failed",
     }
+    /// What made a revision of a deployment.
+    RevisionKind {
+        /// The deployment's first.
+        Create = "create",
+        /// One version for all requests.
+        Promote = "promote",
+        /// Shares for several versions.
+        Split = "split",
+        /// A step of a canary.
+        Canary = "canary",
+        /// Back to what answered before.
+        Rollback = "rollback",
+        /// An alias that the revision before follows has moved.
+        Alias = "alias",
+    }
+    /// A roll-out by steps.
+    CanaryState {
+        /// Goes from step to step.
+        Running = "running",
+        /// The candidate has all requests, and passed its last step too. Final.
+        Completed = "completed",
+        /// A gate failed, and requests go where they went before; the reason says which. Final.
+        Stopped = "stopped",
+        /// A person ended it, and requests go where they went before. Final.
+        Aborted = "aborted",
+        /// Another revision was made. Final.
+        Superseded = "superseded",
+    }
+    /// How a request to a model ended.
+    RequestStatus {
+        /// Answered to its end.
+        Ok = "ok",
+        /// Failed on our side.
+        Error = "error",
+        /// Refused: the request was wrong, or there were too many.
+        Rejected = "rejected",
+        /// The caller left.
+        Cancelled = "cancelled",
+        /// A mirrored request for which there was no room.
+        Dropped = "dropped",
+    }
     /// How a run ended.
     RunOutcome {
         /// Published its adapter version.

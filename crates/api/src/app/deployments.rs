@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tunesmith_store::adapters::{self, AdapterVersion};
+use tunesmith_store::adapters;
 use tunesmith_store::deployments::{self, NewDeployment};
 use tunesmith_store::revisions::{self, NewRevision, Route};
 use tunesmith_types::api::deployments as body;
@@ -10,10 +10,11 @@ use tunesmith_types::ids::{AdapterVersionId, DeploymentId, OrganizationId};
 use tunesmith_types::list::{List, MAX_LIMIT, Page, PageQuery};
 use tunesmith_types::names::ResourceName;
 use tunesmith_types::principal::Principal;
-use tunesmith_types::states::BaseModelState;
+use tunesmith_types::reason::Reason;
+use tunesmith_types::states::{BaseModelState, RevisionKind};
 
-use super::adapters::VERSION_KIND;
-use super::{base_models, servability};
+use super::base_models;
+use super::deployment_targets::{Wanted, find_fitting, find_wanted, require_base};
 use crate::error::{ApiError, OrNotFound};
 use crate::state::ApiState;
 
@@ -46,17 +47,13 @@ pub async fn create(
             message,
         });
     }
-    let version = match &request.adapter {
-        Some(adapter) => Some(find_version(state, organization, adapter, request.version).await?),
-        None if request.version.is_some() => {
-            return Err(ApiError::parameter(
-                "version",
-                "`version` needs `adapter`, whose version it is.",
-            ));
-        }
-        None => None,
+    let wanted = Wanted {
+        adapter: request.adapter.as_deref(),
+        version: request.version,
+        alias: request.alias.as_deref(),
     };
-    if let Some(version) = &version {
+    let found = find_wanted(state, organization, &wanted).await?;
+    if let Some(version) = &found.version {
         require_base(
             version,
             &name,
@@ -64,10 +61,7 @@ pub async fn create(
             version.base_model_id == model.id,
         )?;
     }
-    let routes = [Route {
-        adapter_version_id: version.map(|version| version.id),
-        weight: WHOLE,
-    }];
+    let routes = [found.route(WHOLE)];
     let new = NewDeployment {
         name: &name,
         base_model_id: model.id,
@@ -93,32 +87,24 @@ pub async fn promote(
 ) -> Result<body::Deployment, ApiError> {
     let organization = caller.organization_id;
     let deployment = find(state, caller, name).await?;
-    let version = find_version(state, organization, &request.adapter, request.version).await?;
-    let same_base = version.base_model_id == deployment.base_model_id;
-    require_base(&version, name, &deployment.base_model, same_base)?;
-    let routes = [Route {
-        adapter_version_id: Some(version.id),
-        weight: WHOLE,
-    }];
+    let wanted = Wanted {
+        adapter: Some(&request.adapter),
+        version: request.version,
+        alias: request.alias.as_deref(),
+    };
+    let found = find_fitting(state, organization, &deployment, &wanted).await?;
+    let routes = [found.route(WHOLE)];
+    let note = Reason::parse("reason", request.reason.as_deref())?;
     let new = NewRevision {
+        kind: RevisionKind::Promote,
         expected_number: request.expected_revision,
         routes: &routes,
+        note: note.as_ref().map(Reason::as_str),
         created_by: caller.user_id,
     };
     let revision = revisions::create(&state.store, organization, deployment.id, &new)
         .await
-        .map_err(|error| match ApiError::from(error) {
-            ApiError::Conflict {
-                code: code @ "revision_conflict",
-                message,
-                ..
-            } => ApiError::Conflict {
-                code,
-                param: Some("expected_revision"),
-                message,
-            },
-            other => other,
-        })?;
+        .map_err(revision_error)?;
     tracing::info!(deployment = %deployment.id, revision = revision.number, "version promoted");
     get(state, caller, name).await
 }
@@ -172,7 +158,7 @@ pub async fn delete(
     Ok(deployment.id)
 }
 
-async fn find(
+pub(super) async fn find(
     state: &ApiState,
     caller: &Principal,
     name: &ResourceName,
@@ -182,50 +168,36 @@ async fn find(
         .or_not_found(KIND, name)
 }
 
-async fn find_version(
-    state: &ApiState,
-    organization: OrganizationId,
-    adapter: &str,
-    number: Option<i32>,
-) -> Result<AdapterVersion, ApiError> {
-    let reference = number.map_or_else(|| adapter.to_owned(), |number| format!("{adapter}@{number}"));
-    if adapter.parse::<ResourceName>().is_err() {
-        return Err(ApiError::unknown(VERSION_KIND, "adapter", reference));
+/// What the store says of a new revision, with the request's names for its fields.
+pub(super) fn revision_error(error: tunesmith_store::StoreError) -> ApiError {
+    match ApiError::from(error) {
+        ApiError::Conflict {
+            code: code @ "revision_conflict",
+            message,
+            ..
+        } => ApiError::Conflict {
+            code,
+            param: Some("expected_revision"),
+            message,
+        },
+        // These are wrong whatever the state of things.
+        ApiError::Conflict {
+            code: code @ ("weights_do_not_sum" | "base_model_differs"),
+            param,
+            message,
+        } => ApiError::Invalid {
+            code,
+            param: param.map(ToOwned::to_owned),
+            message,
+        },
+        other => other,
     }
-    let found = adapters::find_version(&state.store, organization, adapter, number).await;
-    let version = found.or_unknown(
-        VERSION_KIND,
-        if number.is_some() { "version" } else { "adapter" },
-        reference,
-    )?;
-    servability::require_of_version(state, &version).await?;
-    Ok(version)
-}
-
-fn require_base(
-    version: &AdapterVersion,
-    name: &ResourceName,
-    base_model: &str,
-    same: bool,
-) -> Result<(), ApiError> {
-    if same {
-        return Ok(());
-    }
-    let message = format!(
-        "`{}@{}` was trained on the base model `{}`, but the deployment `{name}` serves `{base_model}`; make a deployment of `{}`.",
-        version.adapter, version.number, version.base_model, version.base_model
-    );
-    Err(ApiError::Invalid {
-        code: "base_model_differs",
-        param: Some("adapter".to_owned()),
-        message,
-    })
 }
 
 /// `adapter@number` of the versions that revisions route to.
-type Names = BTreeMap<AdapterVersionId, (String, i32)>;
+pub(super) type Names = BTreeMap<AdapterVersionId, (String, i32)>;
 
-async fn view(
+pub(super) async fn view(
     state: &ApiState,
     organization: OrganizationId,
     deployment: deployments::Deployment,
@@ -244,16 +216,7 @@ async fn view(
         false => Vec::new(),
     };
     let all = history.iter().chain(&deployment.active).chain(&deployment.latest);
-    let routed: Vec<AdapterVersionId> = all
-        .flat_map(|r| r.routes.iter().filter_map(|r| r.adapter_version_id))
-        .collect();
-    let mut names = Names::new();
-    for id in routed {
-        if let std::collections::btree_map::Entry::Vacant(entry) = names.entry(id) {
-            let version = adapters::version(&state.store, organization, id).await?;
-            entry.insert((version.adapter.to_string(), version.number));
-        }
-    }
+    let names = names_of(state, organization, all.flat_map(|revision| &revision.routes)).await?;
     Ok(body::Deployment {
         id: deployment.id,
         object: "deployment".to_owned(),
@@ -276,13 +239,33 @@ async fn view(
     })
 }
 
+/// The names of the versions that `routes` lead to.
+pub(super) async fn names_of(
+    state: &ApiState,
+    organization: OrganizationId,
+    routes: impl Iterator<Item = &Route>,
+) -> Result<Names, ApiError> {
+    let mut names = Names::new();
+    for id in routes.filter_map(|route| route.adapter_version_id) {
+        if let std::collections::btree_map::Entry::Vacant(entry) = names.entry(id) {
+            let version = adapters::version(&state.store, organization, id).await?;
+            entry.insert((version.adapter.to_string(), version.number));
+        }
+    }
+    Ok(names)
+}
+
 fn revision_view(revision: &revisions::Revision, names: &Names) -> body::Revision {
     body::Revision {
         id: revision.id,
         object: "deployment_revision".to_owned(),
         number: revision.number,
+        kind: revision.kind,
+        parent_number: revision.parent_number,
         status: revision.state,
         reason: revision.reason.clone(),
+        note: revision.note.clone(),
+        created_by: revision.created_by,
         routes: revision
             .routes
             .iter()
@@ -290,10 +273,11 @@ fn revision_view(revision: &revisions::Revision, names: &Names) -> body::Revisio
             .collect(),
         created_at: revision.created_at.timestamp(),
         activated_at: revision.activated_at.map(|time| time.timestamp()),
+        ended_at: revision.ended_at.map(|time| time.timestamp()),
     }
 }
 
-fn route_view(route: &Route, names: &Names) -> body::Route {
+pub(super) fn route_view(route: &Route, names: &Names) -> body::Route {
     let named = route.adapter_version_id.and_then(|id| names.get(&id));
     body::Route {
         target: named.map_or_else(
@@ -303,6 +287,7 @@ fn route_view(route: &Route, names: &Names) -> body::Route {
         adapter: named.map(|(adapter, _)| adapter.clone()),
         version: named.map(|(_, number)| *number),
         adapter_version_id: route.adapter_version_id,
+        alias: route.alias.as_ref().map(ToString::to_string),
         weight: i32::from(route.weight),
     }
 }

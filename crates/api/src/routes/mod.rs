@@ -8,9 +8,12 @@ pub(crate) mod base_models;
 pub(crate) mod checkpoints;
 pub(crate) mod datasets;
 pub(crate) mod deployments;
+pub(crate) mod feedback;
 pub(crate) mod jobs;
 pub(crate) mod lineage;
 pub(crate) mod probes;
+pub(crate) mod rollouts;
+pub(crate) mod usage;
 
 use axum::http::{HeaderName, HeaderValue, header};
 use tunesmith_types::names::ResourceName;

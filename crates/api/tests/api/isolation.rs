@@ -63,6 +63,11 @@ async fn what_belongs_to_another_organization_is_not_found() {
         ("GET", "/v1/deployments/desk/lineage".to_owned()),
         ("GET", "/v1/deployments/desk".to_owned()),
         ("DELETE", "/v1/deployments/desk".to_owned()),
+        ("GET", "/v1/deployments/desk/canary".to_owned()),
+        ("DELETE", "/v1/deployments/desk/canary".to_owned()),
+        ("GET", "/v1/deployments/desk/shadow".to_owned()),
+        ("DELETE", "/v1/deployments/desk/shadow".to_owned()),
+        ("GET", "/v1/deployments/desk/stats".to_owned()),
     ];
     for (method, path) in &table {
         let answer = stranger.send(stranger.request(method, path)).await;
@@ -86,6 +91,18 @@ async fn what_belongs_to_another_organization_is_not_found() {
         .post("/v1/deployments/desk/promote", &body)
         .await
         .fails(404, "deployment_not_found", None);
+    for (operation, body) in [
+        ("split", json!({"routes": [{"adapter": "boxes", "weight": 100}]})),
+        ("canary", json!({"adapter": "boxes"})),
+        ("shadow", json!({"adapter": "boxes"})),
+        ("rollback", json!({})),
+    ] {
+        stranger
+            .post(&format!("/v1/deployments/desk/{operation}"), &body)
+            .await
+            .fails(404, "deployment_not_found", None);
+    }
+    assert_eq!(stranger.get("/v1/usage").await.ok(200)["data"], json!([]));
     for path in [
         "/v1/api-keys",
         "/v1/base-models",

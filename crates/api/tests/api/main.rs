@@ -15,6 +15,7 @@ mod isolation;
 mod jobs;
 mod lineage;
 mod metrics_stream;
+mod rollouts;
 mod service;
 mod support;
 mod versions;

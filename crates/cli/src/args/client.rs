@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::aliases::AliasCommand;
+use super::rollouts::{CanaryCommand, RevisionArgs, RouteArg, ShadowCommand, VersionArgs};
 use crate::evaluate::Metric;
 
 /// `signup`
@@ -167,11 +168,44 @@ pub(crate) enum DeploymentsCommand {
     Promote {
         /// Name of the deployment.
         deployment: String,
-        /// Name of the adapter.
-        #[arg(long, value_name = "NAME")]
-        adapter: String,
         #[command(flatten)]
-        promotion: PromotionArgs,
+        version: VersionArgs,
+        #[command(flatten)]
+        revision: RevisionArgs,
+    },
+    /// Share a deployment's requests between versions; waits until they answer.
+    Split {
+        /// Name of the deployment.
+        deployment: String,
+        /// Shares that sum to 100: `support@7=70 support@champion=20 base=10`.
+        #[arg(required = true, value_name = "ROUTE")]
+        routes: Vec<RouteArg>,
+        #[command(flatten)]
+        revision: RevisionArgs,
+    },
+    /// Roll a version out by steps, with gates between them.
+    #[command(subcommand)]
+    Canary(CanaryCommand),
+    /// Try a version on copies of requests.
+    #[command(subcommand)]
+    Shadow(ShadowCommand),
+    /// Go back to what answered before.
+    Rollback {
+        /// Name of the deployment.
+        deployment: String,
+        /// Number of the revision to go back to [default: the one before the present].
+        #[arg(long, value_name = "NUMBER")]
+        to_revision: Option<i32>,
+        #[command(flatten)]
+        revision: RevisionArgs,
+    },
+    /// Compare the versions of a deployment.
+    Stats {
+        /// Name of the deployment.
+        deployment: String,
+        /// How far back, like 15m, 24h or 7d.
+        #[arg(long, default_value = "24h")]
+        window: String,
     },
     /// List the deployments of the organization.
     List(ListArgs),

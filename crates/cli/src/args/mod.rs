@@ -6,6 +6,7 @@ pub(crate) mod client;
 mod hyperparameters;
 pub(crate) mod jobs;
 pub(crate) mod platform;
+pub(crate) mod rollouts;
 
 use clap::{Parser, Subcommand};
 
@@ -71,6 +72,10 @@ pub(crate) enum Command {
     /// Public model names.
     #[command(subcommand)]
     Deployments(client::DeploymentsCommand),
+    /// What the organization asked of models.
+    Usage(rollouts::UsageArgs),
+    /// Score an answer.
+    Feedback(rollouts::FeedbackArgs),
     /// Talk to a deployment or a base model.
     Chat(client::ChatArgs),
     /// Score a model on held-out examples.

@@ -3,6 +3,7 @@
 mod errors;
 mod registry;
 mod resources;
+mod rollouts;
 mod sse;
 
 use std::{sync::Mutex, time::Duration};

@@ -1,17 +1,20 @@
-//! `deployments create|promote|list|show`.
+//! `deployments create|promote|split|rollback|list|show`; the others are in `rollouts`.
 
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::bail;
 use tunesmith_types::{
-    api::deployments::{CreateDeploymentRequest, Deployment, PromoteRequest, Revision},
+    api::{
+        deployments::{CreateDeploymentRequest, Deployment, PromoteRequest, Revision},
+        rollouts::StatsQuery,
+    },
     list::List,
     states::RevisionState,
 };
 
-use super::{page, say_more};
+use super::{page, rollouts, say_more};
 use crate::{
-    args::client::{DeploymentsCommand, PromotionArgs},
+    args::client::{DeploymentsCommand, ListArgs, PromotionArgs},
     client::ApiClient,
     printer::{Printer, details, table},
     terminal::text::ago,
@@ -40,54 +43,84 @@ pub(super) async fn run(
                 base_model: base,
                 adapter,
                 version,
+                alias: None,
             };
             let made = client.create_deployment(&request).await?;
             finish(client, made, no_wait, printer).await?;
         }
         DeploymentsCommand::Promote {
             deployment,
-            adapter,
-            promotion: PromotionArgs { version, no_wait },
+            version,
+            revision,
         } => {
             let request = PromoteRequest {
-                adapter,
-                version,
-                expected_revision: None,
+                adapter: version.adapter,
+                version: version.version,
+                alias: version.alias,
+                expected_revision: revision.expected_revision,
+                reason: revision.reason,
             };
             let promoted = client.promote(&deployment, &request).await?;
-            finish(client, promoted, no_wait, printer).await?;
+            finish(client, promoted, revision.no_wait, printer).await?;
         }
-        DeploymentsCommand::List(list) => {
-            let deployments: List<Deployment> = client.list("/v1/deployments", &page(&list)).await?;
-            printer.result(&deployments, || {
-                let rows = deployments.data.iter().map(|deployment| {
-                    let answers = deployment
-                        .active_revision
-                        .as_ref()
-                        .map_or_else(|| "-".to_owned(), routes);
-                    let latest = deployment
-                        .latest_revision
-                        .as_ref()
-                        .map_or_else(|| "-".to_owned(), described);
-                    let name = deployment.name.clone();
-                    vec![
-                        name,
-                        deployment.base_model.clone(),
-                        answers,
-                        latest,
-                        ago(deployment.created_at),
-                    ]
-                });
-                table(
-                    &["name", "base model", "answers", "newest revision", "created"],
-                    rows.collect(),
-                )
-            });
-            say_more(printer, deployments.has_more, deployments.last_id.as_deref());
+        DeploymentsCommand::Split {
+            deployment,
+            routes,
+            revision,
+        } => {
+            let request = rollouts::split_request(routes, &revision);
+            let split = client.split(&deployment, &request).await?;
+            finish(client, split, revision.no_wait, printer).await?;
         }
+        DeploymentsCommand::Rollback {
+            deployment,
+            to_revision,
+            revision,
+        } => {
+            let request = rollouts::rollback_request(to_revision, &revision);
+            let back = client.roll_back(&deployment, &request).await?;
+            finish(client, back, revision.no_wait, printer).await?;
+        }
+        DeploymentsCommand::Canary(command) => rollouts::canary(client, command, printer).await?,
+        DeploymentsCommand::Shadow(command) => rollouts::shadow(client, command, printer).await?,
+        DeploymentsCommand::Stats { deployment, window } => {
+            let query = StatsQuery { window: Some(window) };
+            rollouts::show_stats(&client.stats(&deployment, &query).await?, printer);
+        }
+        DeploymentsCommand::List(list) => list_deployments(client, &list, printer).await?,
         DeploymentsCommand::Show { deployment } => show(&client.deployment(&deployment).await?, printer),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn list_deployments(client: &ApiClient, list: &ListArgs, printer: Printer) -> anyhow::Result<()> {
+    let deployments: List<Deployment> = client.list("/v1/deployments", &page(list)).await?;
+    printer.result(&deployments, || {
+        let rows = deployments.data.iter().map(|deployment| {
+            let answers = deployment
+                .active_revision
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), routes);
+            let latest = deployment
+                .latest_revision
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), described);
+            let name = deployment.name.clone();
+            vec![
+                name,
+                deployment.base_model.clone(),
+                answers,
+                latest,
+                ago(deployment.created_at),
+            ]
+        });
+        table(
+            &["name", "base model", "answers", "newest revision", "created"],
+            rows.collect(),
+        )
+    });
+    say_more(printer, deployments.has_more, deployments.last_id.as_deref());
+    Ok(())
 }
 
 async fn finish(client: &ApiClient, made: Deployment, no_wait: bool, printer: Printer) -> anyhow::Result<()> {
@@ -152,9 +185,14 @@ fn show(deployment: &Deployment, printer: Printer) {
             ("created", ago(deployment.created_at)),
         ]);
         let rows = deployment.revisions.iter().map(|revision| {
-            let reason = revision.reason.clone().unwrap_or_default();
+            let reason = revision
+                .reason
+                .clone()
+                .or(revision.note.clone())
+                .unwrap_or_default();
             vec![
                 revision.number.to_string(),
+                revision.kind.to_string(),
                 revision.status.to_string(),
                 routes(revision),
                 ago(revision.created_at),
@@ -164,7 +202,7 @@ fn show(deployment: &Deployment, printer: Printer) {
         format!(
             "{head}\n\n{}",
             table(
-                &["revision", "state", "routes", "created", "reason"],
+                &["revision", "kind", "state", "routes", "created", "reason"],
                 rows.collect()
             )
         )

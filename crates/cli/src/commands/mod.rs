@@ -13,6 +13,8 @@ mod deployments;
 mod evaluate;
 mod jobs;
 mod lineage;
+mod rollouts;
+mod usage;
 
 use std::process::ExitCode;
 
@@ -54,6 +56,8 @@ async fn run_client(command: Command, global: &Global, printer: Printer) -> anyh
         Command::Jobs(command) => jobs::run(&client, command, printer).await,
         Command::Adapters(command) => adapters::run(&client, command, printer).await,
         Command::Deployments(command) => deployments::run(&client, command, printer).await,
+        Command::Usage(args) => usage::usage(&client, args, printer).await,
+        Command::Feedback(args) => usage::feedback(&client, args, printer).await,
         Command::Chat(args) => chat::run(&client, args, printer).await,
         Command::Evaluate(args) => evaluate::run(&client, args, printer).await,
         Command::Up(_)

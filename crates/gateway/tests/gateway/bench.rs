@@ -30,10 +30,10 @@ use tunesmith_store::{
 use tunesmith_testing::{TestBlobs, TestDatabase};
 use tunesmith_types::{
     hyperparameters::HyperparametersRequest,
-    ids::{AdapterVersionId, BaseModelId, DatasetId, OrganizationId},
+    ids::{AdapterVersionId, BaseModelId, DatasetId, DeploymentId, OrganizationId},
     names::{ResourceName, Sha256Digest},
     principal::{Principal, Role},
-    states::RevisionState,
+    states::{RevisionKind, RevisionState},
 };
 
 use crate::{
@@ -116,6 +116,7 @@ impl Bench {
             start_wait: Duration::from_secs(20),
             reconcile_every: Duration::from_millis(100),
             unload_grace: Duration::ZERO,
+            canary_every: Duration::from_millis(50),
             retry_pause: Duration::from_millis(20),
             ..GatewaySettings::new(cache.path().to_owned())
         };
@@ -252,10 +253,7 @@ impl Bench {
         let new = NewDeployment {
             name: &name(deployment),
             base_model_id: self.base,
-            routes: &[Route {
-                adapter_version_id: version,
-                weight: 100,
-            }],
+            routes: &[Route::pinned(version, 100)],
             created_by: None,
         };
         deployments::create(self.store(), self.organization, &new)
@@ -264,22 +262,22 @@ impl Bench {
     }
 
     pub(crate) async fn promote(&self, deployment: &str, version: AdapterVersionId) {
-        let id = deployments::find(self.store(), self.organization, deployment)
-            .await
-            .unwrap()
-            .id;
-        let routes = [Route {
-            adapter_version_id: Some(version),
-            weight: 100,
-        }];
-        let new = NewRevision {
-            expected_number: None,
-            routes: &routes,
-            created_by: None,
-        };
+        let routes = [Route::pinned(Some(version), 100)];
+        self.revise(deployment, RevisionKind::Promote, &routes).await;
+    }
+
+    /// Makes the next revision.
+    pub(crate) async fn revise(&self, deployment: &str, kind: RevisionKind, routes: &[Route]) -> Revision {
+        let id = self.id_of(deployment).await;
+        let new = NewRevision::new(kind, routes);
         revisions::create(self.store(), self.organization, id, &new)
             .await
-            .unwrap();
+            .unwrap()
+    }
+
+    pub(crate) async fn id_of(&self, deployment: &str) -> DeploymentId {
+        let found = deployments::find(self.store(), self.organization, deployment).await;
+        found.unwrap().id
     }
 
     /// Waits until the newest revision of a deployment is no longer pending.
@@ -325,10 +323,17 @@ impl Bench {
         path: &str,
         body: Value,
     ) -> Response<Body> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("content-type", "application/json");
+        let request = Request::builder().method(method).uri(path);
+        self.send_request(organization, request, body).await
+    }
+
+    async fn send_request(
+        &self,
+        organization: OrganizationId,
+        request: axum::http::request::Builder,
+        body: Value,
+    ) -> Response<Body> {
+        let request = request.header("content-type", "application/json");
         let request = request.body(Body::from(body.to_string())).unwrap();
         self.answer(organization, request).await
     }
@@ -364,13 +369,28 @@ impl Bench {
             .await
     }
 
+    /// A chat in a conversation.
+    pub(crate) async fn chat_in(&self, session: &str, model: &str, extra: Value) -> Response<Body> {
+        let request = Request::builder()
+            .method("POST")
+            .uri("/v1/chat/completions")
+            .header("x-tunesmith-session", session);
+        self.send_request(self.organization, request, chat_body(model, extra))
+            .await
+    }
+
     pub(crate) async fn stranger(&self) -> OrganizationId {
         sign_up(self.store(), "eve@example.com").await
     }
 
-    pub(crate) async fn stop(self) {
+    pub(crate) async fn stop(mut self) {
+        self.halt().await;
+    }
+
+    /// Ends what runs beside the router; the database stays.
+    pub(crate) async fn halt(&mut self) {
         self.stop.cancel();
-        self.reconciler.await.unwrap();
+        (&mut self.reconciler).await.unwrap();
     }
 }
 

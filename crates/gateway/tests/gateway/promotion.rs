@@ -29,7 +29,7 @@ async fn a_promoted_version_is_staged_loaded_probed_and_answers() {
 }
 
 #[tokio::test]
-async fn a_new_version_takes_over_and_the_old_one_is_unloaded() {
+async fn a_new_version_takes_over_and_the_one_before_the_last_is_unloaded() {
     let bench = Bench::start().await;
     let first = bench.publish("tone", 1).await;
     bench.deploy("helpdesk", Some(first)).await;
@@ -39,9 +39,17 @@ async fn a_new_version_takes_over_and_the_old_one_is_unloaded() {
     assert_eq!(bench.settled("helpdesk").await.state, RevisionState::Active);
     let response = bench.chat("helpdesk", json!({})).await;
     assert_eq!(response.headers()["x-tunesmith-version"], "tone@2");
+    assert_eq!(response.headers()["x-tunesmith-revision"], "2");
+    assert_eq!(
+        bench.replica.loaded().len(),
+        2,
+        "the one before stays for a rollback"
+    );
+    let third = bench.publish("tone", 3).await;
+    bench.promote("helpdesk", third).await;
     bench
         .replica
-        .wait_for(|loaded| loaded.len() == 1 && loaded.keys().all(|name| name.starts_with("tone--v2-")))
+        .wait_for(|loaded| loaded.len() == 2 && !loaded.keys().any(|name| name.starts_with("tone--v1-")))
         .await;
     bench.stop().await;
 }

@@ -6,15 +6,16 @@ use tunesmith_store::{
     revisions::{self, NewRevision, Route},
     routing,
 };
-use tunesmith_types::{ids::AdapterVersionId, list::Page, states::RevisionState};
+use tunesmith_types::{
+    ids::AdapterVersionId,
+    list::Page,
+    states::{RevisionKind, RevisionState},
+};
 
 use crate::fixtures::{Bench, name, ready_base_model};
 
 fn to(version: Option<AdapterVersionId>) -> [Route; 1] {
-    [Route {
-        adapter_version_id: version,
-        weight: 100,
-    }]
+    [Route::pinned(version, 100)]
 }
 
 async fn deployment(bench: &Bench) -> Deployment {
@@ -62,10 +63,10 @@ async fn a_promotion_goes_live_when_it_is_ready() {
     );
 
     let version = bench.publish("tone").await.version_id;
+    let routes = to(Some(version));
     let new = NewRevision {
         expected_number: Some(1),
-        routes: &to(Some(version)),
-        created_by: None,
+        ..NewRevision::new(RevisionKind::Promote, &routes)
     };
     let second = revisions::create(store, organization, made.id, &new)
         .await
@@ -105,11 +106,8 @@ async fn a_revision_that_fails_changes_nothing() {
     revisions::activate(store, organization, made.latest.unwrap().id)
         .await
         .unwrap();
-    let new = NewRevision {
-        expected_number: None,
-        routes: &to(None),
-        created_by: None,
-    };
+    let routes = to(Some(bench.publish("tone").await.version_id));
+    let new = NewRevision::new(RevisionKind::Promote, &routes);
     let bad = revisions::create(store, organization, made.id, &new)
         .await
         .unwrap();
@@ -130,10 +128,10 @@ async fn a_newer_revision_overtakes_one_that_is_not_ready() {
     let bench = Bench::new().await;
     let (store, organization) = (bench.store(), bench.organization);
     let made = deployment(&bench).await;
+    let routes = to(None);
     let new = NewRevision {
         expected_number: Some(1),
-        routes: &to(None),
-        created_by: None,
+        ..NewRevision::new(RevisionKind::Promote, &routes)
     };
     revisions::create(store, organization, made.id, &new)
         .await
@@ -155,10 +153,10 @@ async fn of_many_promotions_on_the_same_revision_one_wins() {
         .map(|_| {
             let (store, organization) = (bench.store().clone(), bench.organization);
             tokio::spawn(async move {
+                let routes = to(None);
                 let new = NewRevision {
                     expected_number: Some(1),
-                    routes: &to(None),
-                    created_by: None,
+                    ..NewRevision::new(RevisionKind::Promote, &routes)
                 };
                 let revision = revisions::create(&store, organization, made.id, &new).await?;
                 revisions::activate(&store, organization, revision.id).await
@@ -185,14 +183,10 @@ async fn routes_must_make_sense() {
     let bench = Bench::new().await;
     let (store, organization) = (bench.store(), bench.organization);
     let made = deployment(&bench).await;
-    let short = [Route {
-        adapter_version_id: None,
-        weight: 99,
-    }];
+    let short = [Route::pinned(None, 99)];
     let none = NewRevision {
         expected_number: None,
-        routes: &short,
-        created_by: None,
+        ..NewRevision::new(RevisionKind::Promote, &short)
     };
     let error = revisions::create(store, organization, made.id, &none)
         .await
@@ -201,8 +195,7 @@ async fn routes_must_make_sense() {
     let unknown = to(Some(AdapterVersionId::new()));
     let new = NewRevision {
         expected_number: None,
-        routes: &unknown,
-        created_by: None,
+        ..NewRevision::new(RevisionKind::Promote, &unknown)
     };
     let error = revisions::create(store, organization, made.id, &new)
         .await

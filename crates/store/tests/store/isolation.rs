@@ -3,14 +3,17 @@
 use tunesmith_store::{
     StoreError, adapters, api_keys, base_models, checkpoints, datasets,
     deployments::{self, NewDeployment},
-    events, jobs, metrics,
+    events, feedback, figures, jobs, metrics,
     queue::{self, NewCheckpoint},
     revisions::{self, NewRevision, Route},
-    routing, runs,
+    rollouts::{self, NewCanary},
+    routing, runs, shadows,
 };
 use tunesmith_types::{
     ids::{AdapterVersionId, BaseModelId, DeploymentId, DeploymentRevisionId, JobId},
     list::Page,
+    rollouts::CanaryPlan,
+    states::{CanaryState, RevisionKind},
 };
 
 use crate::fixtures::{Bench, file, name, ready_base_model, sign_up, valid_dataset};
@@ -24,6 +27,8 @@ struct Property {
     version: AdapterVersionId,
     deployment: DeploymentId,
     revision: DeploymentRevisionId,
+    canary: rollouts::Canary,
+    request: uuid::Uuid,
     private_model: BaseModelId,
     job: JobId,
 }
@@ -34,10 +39,7 @@ async fn acquire(bench: &Bench) -> Property {
     let new = NewDeployment {
         name: &name("chat"),
         base_model_id: bench.base_model,
-        routes: &[Route {
-            adapter_version_id: Some(version),
-            weight: 100,
-        }],
+        routes: &[Route::pinned(Some(version), 100)],
         created_by: None,
     };
     let deployment = deployments::create(store, bench.organization, &new)
@@ -55,7 +57,36 @@ async fn acquire(bench: &Bench) -> Property {
         .await
         .unwrap();
     let revision = deployment.latest.unwrap().id;
+    let other = deployments::create(
+        store,
+        bench.organization,
+        &NewDeployment {
+            name: &name("tried"),
+            base_model_id: bench.base_model,
+            routes: &[Route::pinned(None, 100)],
+            created_by: None,
+        },
+    )
+    .await
+    .unwrap();
+    revisions::activate(store, bench.organization, other.latest.unwrap().id)
+        .await
+        .unwrap();
+    let plan = CanaryPlan::new(None, None, None).unwrap();
+    let new = NewCanary {
+        candidate: version,
+        plan: &plan,
+        expected_number: None,
+        note: None,
+        created_by: None,
+    };
+    let canary = rollouts::start(store, bench.organization, other.id, &new)
+        .await
+        .unwrap();
+    let request = crate::requests::recorded(bench, deployment.id, version).await;
     Property {
+        canary,
+        request,
         version,
         deployment: deployment.id,
         revision,
@@ -87,17 +118,50 @@ async fn nothing_of_another_organization_is_found_or_changed() {
     not_found(revisions::get(store, stranger, theirs.revision).await);
     not_found(revisions::activate(store, stranger, theirs.revision).await);
     not_found(revisions::fail(store, stranger, theirs.revision, "no").await);
-    let routes = [Route {
-        adapter_version_id: None,
-        weight: 100,
-    }];
-    let revise = NewRevision {
-        expected_number: None,
-        routes: &routes,
-        created_by: None,
-    };
+    let routes = [Route::pinned(None, 100)];
+    let revise = NewRevision::new(RevisionKind::Promote, &routes);
     not_found(revisions::create(store, stranger, theirs.deployment, &revise).await);
     assert!(routing::resolve(store, stranger, "chat").await.unwrap().is_none());
+    not_found(revisions::find(store, stranger, theirs.deployment, 1).await);
+    assert_eq!(
+        revisions::before_active(store, stranger, theirs.deployment)
+            .await
+            .unwrap(),
+        None
+    );
+    not_found(rollouts::latest(store, stranger, theirs.deployment).await);
+    not_found(rollouts::get(store, stranger, theirs.canary.id).await);
+    let as_own = rollouts::Canary {
+        organization_id: stranger,
+        ..theirs.canary.clone()
+    };
+    not_found(rollouts::advance(store, &as_own).await);
+    not_found(rollouts::end(store, &as_own, CanaryState::Aborted, "no", None).await);
+    not_found(
+        shadows::set(store, stranger, theirs.deployment, theirs.version, 50, None)
+            .await
+            .map(drop),
+    );
+    not_found(shadows::delete(store, stranger, theirs.deployment).await);
+    assert_eq!(
+        shadows::get(store, stranger, theirs.deployment).await.unwrap(),
+        None
+    );
+    not_found(feedback::score(store, stranger, theirs.request, 1.0, None).await);
+    let scope = figures::Scope::Seconds(3600.0);
+    assert_eq!(
+        figures::arms(store, stranger, theirs.deployment, scope)
+            .await
+            .unwrap(),
+        []
+    );
+    assert_eq!(
+        figures::arms(store, bench.organization, theirs.deployment, scope)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
     assert_eq!(bench.reload(theirs.job).await.cancel_requested_at, None);
 }
 
@@ -217,10 +281,7 @@ async fn another_organizations_parts_cannot_be_used() {
         .await
         .unwrap()
         .version_id;
-    let routes = [Route {
-        adapter_version_id: Some(version),
-        weight: 100,
-    }];
+    let routes = [Route::pinned(Some(version), 100)];
     let new = NewDeployment {
         name: &name("chat"),
         base_model_id: bench.base_model,
@@ -228,10 +289,7 @@ async fn another_organizations_parts_cannot_be_used() {
         created_by: None,
     };
     not_found(deployments::create(store, stranger, &new).await);
-    let routes = [Route {
-        adapter_version_id: None,
-        weight: 100,
-    }];
+    let routes = [Route::pinned(None, 100)];
     let new = NewDeployment {
         name: &name("chat"),
         base_model_id: private,

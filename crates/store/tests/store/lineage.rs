@@ -47,16 +47,7 @@ async fn a_lineage_goes_both_ways() {
     let new = NewDeployment {
         name: &name("chat"),
         base_model_id: bench.base_model,
-        routes: &[
-            Route {
-                adapter_version_id: Some(second),
-                weight: 40,
-            },
-            Route {
-                adapter_version_id: None,
-                weight: 60,
-            },
-        ],
+        routes: &[Route::pinned(Some(second), 40), Route::pinned(None, 60)],
         created_by: None,
     };
     let deployment = deployments::create(store, organization, &new).await.unwrap();

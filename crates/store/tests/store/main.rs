@@ -3,6 +3,7 @@
 
 mod accounts;
 mod aliases;
+mod canaries;
 mod cancel;
 mod claim;
 mod deployments;
@@ -17,6 +18,8 @@ mod lineage;
 mod notifications;
 mod paging;
 mod replicas;
+mod requests;
 mod rescue;
+mod rollouts;
 mod schema;
 mod tombstones;

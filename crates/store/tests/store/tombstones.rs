@@ -10,6 +10,7 @@ use tunesmith_store::{
 use tunesmith_types::{
     ids::{AdapterVersionId, DeploymentId},
     list::Page,
+    states::{RevisionKind, RevisionState},
     version_reference::AliasName,
 };
 
@@ -43,17 +44,13 @@ async fn route_to(
     version: AdapterVersionId,
 ) -> Result<(), StoreError> {
     let (store, organization) = (bench.store(), bench.organization);
-    let routes = [Route {
-        adapter_version_id: Some(version),
-        weight: 100,
-    }];
-    let new = NewRevision {
-        expected_number: None,
-        routes: &routes,
-        created_by: None,
-    };
+    let routes = [Route::pinned(Some(version), 100)];
+    let new = NewRevision::new(RevisionKind::Promote, &routes);
     let revision = revisions::create(store, organization, deployment, &new).await?;
-    revisions::activate(store, organization, revision.id).await
+    if revision.state == RevisionState::Pending {
+        revisions::activate(store, organization, revision.id).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]
@@ -133,10 +130,7 @@ async fn what_is_in_use_stays() {
     let new = NewDeployment {
         name: &name("chat"),
         base_model_id: bench.base_model,
-        routes: &[Route {
-            adapter_version_id: Some(versions[0]),
-            weight: 100,
-        }],
+        routes: &[Route::pinned(Some(versions[0]), 100)],
         created_by: None,
     };
     let deployment = deployments::create(store, organization, &new).await.unwrap();

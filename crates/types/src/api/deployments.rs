@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::ids::{AdapterVersionId, BaseModelId, DeploymentId, DeploymentRevisionId};
-use crate::states::RevisionState;
+use crate::ids::{AdapterVersionId, BaseModelId, DeploymentId, DeploymentRevisionId, UserId};
+use crate::states::{RevisionKind, RevisionState};
 
 /// A deployment to be made.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -19,6 +19,9 @@ pub struct CreateDeploymentRequest {
     pub adapter: Option<String>,
     /// Version of the adapter (default: its newest).
     pub version: Option<i32>,
+    /// Alias of the version, in place of its number; when it moves, the deployment follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
 }
 
 /// A version to be served from now on.
@@ -30,8 +33,15 @@ pub struct PromoteRequest {
     pub adapter: String,
     /// Version of the adapter (default: its newest).
     pub version: Option<i32>,
+    /// Alias of the version, in place of its number; when it moves, the deployment follows.
+    #[schema(example = "champion")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
     /// Number of the newest revision as the caller knows it; where another came between, nothing changes.
     pub expected_revision: Option<i32>,
+    /// Why, for the history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A public model name.
@@ -68,16 +78,26 @@ pub struct Revision {
     pub object: String,
     /// Number, from 1.
     pub number: i32,
+    /// What made it.
+    pub kind: RevisionKind,
+    /// Number of the newest revision when it was made.
+    pub parent_number: Option<i32>,
     /// State.
     pub status: RevisionState,
-    /// Why it failed.
+    /// Why it failed or was overtaken.
     pub reason: Option<String>,
+    /// Why it was made.
+    pub note: Option<String>,
+    /// Who made it; null for what a program or a key made.
+    pub created_by: Option<UserId>,
     /// Where requests go; the weights sum to 100.
     pub routes: Vec<Route>,
     /// When it was made.
     pub created_at: i64,
     /// When it began to answer.
     pub activated_at: Option<i64>,
+    /// When it failed or was superseded.
+    pub ended_at: Option<i64>,
 }
 
 /// A share of a deployment's requests.
@@ -92,6 +112,8 @@ pub struct Route {
     pub version: Option<i32>,
     /// Id of the version.
     pub adapter_version_id: Option<AdapterVersionId>,
+    /// The alias that the deployment follows.
+    pub alias: Option<String>,
     /// Percent of the requests.
     pub weight: i32,
 }

@@ -9,8 +9,11 @@ pub mod auth;
 pub mod base_models;
 pub mod datasets;
 pub mod deployments;
+pub mod feedback;
 pub mod jobs;
 pub mod lineage;
+pub mod rollouts;
+pub mod usage;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

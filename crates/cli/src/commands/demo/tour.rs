@@ -206,6 +206,7 @@ async fn promote(
         base_model: base.to_owned(),
         adapter: Some(task.adapter.clone()),
         version: Some(version.number),
+        alias: None,
     };
     let made = client.create_deployment(&request).await?;
     let started = Instant::now();

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use serde_json::{Map, Value, json};
 
 use super::{
-    Inner,
+    Faults, Inner,
     adapters::filling,
     answers::{LEAD, answer},
 };
@@ -64,10 +64,15 @@ pub(super) async fn chat(State(inner): State<Arc<Inner>>, Json(body): Json<Value
         Ok(fill) => fill,
         Err(response) => return *response,
     };
-    let (chat_error, retry_after) = {
+    let (chat_error, retry_after, failing) = {
         let faults = inner.faults.lock().unwrap();
-        (faults.chat_error.clone(), faults.retry_after)
+        let failing = Faults::is_in(&faults.failing, &model);
+        (faults.chat_error.clone(), faults.retry_after, failing)
     };
+    if failing {
+        let body = json!({"error": {"message": "out of order", "code": 500}});
+        return (StatusCode::INTERNAL_SERVER_ERROR, Json(body)).into_response();
+    }
     if let Some((status, body)) = chat_error {
         let mut response = (StatusCode::from_u16(status).unwrap(), Json(body)).into_response();
         if let Some(seconds) = retry_after {
@@ -77,16 +82,22 @@ pub(super) async fn chat(State(inner): State<Arc<Inner>>, Json(body): Json<Value
         return response;
     }
     if body["stream"] == true {
-        return stream(&inner, &model);
+        let with_usage = body["stream_options"]["include_usage"] == true;
+        return stream(&inner, &model, with_usage);
     }
     let message = json!({"role": "assistant", "content": format!("I am {model}, filled with {fill}")});
-    let usage = json!({"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7});
     let choices = json!([{"index": 0, "message": message, "finish_reason": "stop"}]);
-    Json(json!({"id": "c", "object": "chat.completion", "created": 1, "model": model, "choices": choices, "usage": usage}))
+    Json(json!({"id": "c", "object": "chat.completion", "created": 1, "model": model, "choices": choices, "usage": usage()}))
         .into_response()
 }
 
-fn stream(inner: &Inner, model: &str) -> Response {
+/// What every chat is said to have taken.
+fn usage() -> Value {
+    json!({"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7,
+           "prompt_tokens_details": {"cached_tokens": 2}})
+}
+
+fn stream(inner: &Inner, model: &str, with_usage: bool) -> Response {
     let (cut, broken, endless) = {
         let mut faults = inner.faults.lock().unwrap();
         (
@@ -95,8 +106,16 @@ fn stream(inner: &Inner, model: &str) -> Response {
             faults.endless.take(),
         )
     };
+    // The digest tells whose word it is.
+    let word = format!("{} ", model.rsplit('-').next().unwrap_or_default());
     let chunk = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": model,
-                       "choices": [{"index": 0, "delta": {"content": "word "}, "finish_reason": null}]});
+                       "choices": [{"index": 0, "delta": {"content": word}, "finish_reason": null}]});
+    let last = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": model, "choices": [],
+                      "usage": usage()});
+    let last = match with_usage {
+        true => Bytes::from(format!("data: {last}\n\n")),
+        false => Bytes::new(),
+    };
     let event = Bytes::from(format!("data: {chunk}\n\n"));
     let done = Bytes::from("data: [DONE]\n\n");
     let events =
@@ -109,7 +128,7 @@ fn stream(inner: &Inner, model: &str) -> Response {
         .boxed(),
         (None, Some(error)) => events(vec![event, Bytes::from(format!("data: {error}\n\n")), done]),
         (None, None) if cut => events(vec![event]),
-        (None, None) => events(vec![event.clone(), event, done]),
+        (None, None) => events(vec![event.clone(), event, last, done]),
     };
     ([("content-type", "text/event-stream")], Body::from_stream(stream)).into_response()
 }

@@ -63,6 +63,8 @@ pub(crate) struct Faults {
     pub(crate) token_ids: bool,
     /// Added to all log-probabilities, as another number format would.
     pub(crate) drift: f64,
+    /// Adapters whose chat requests fail.
+    pub(crate) failing: HashSet<String>,
     /// Answer to chat requests instead of a completion.
     pub(crate) chat_error: Option<(u16, Value)>,
     /// Value of `retry-after` with it.

@@ -1,117 +1,51 @@
-//! The immutable states of a deployment. Making one is a compare-and-set; the reconciler then moves it on:
-//! pending, then active (and the one before it superseded), or failed.
+//! Making revisions, and moving them on.
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use std::collections::HashSet;
+
 use sqlx::PgConnection;
 use tunesmith_types::{
     ids::{AdapterVersionId, DeploymentId, DeploymentRevisionId, OrganizationId, UserId},
-    list::Page,
-    states::RevisionState,
+    states::RevisionKind,
 };
 use uuid::Uuid;
 
+use super::{Revision, Route, get};
 use crate::{
-    Store, StoreError,
-    error::{stored, stored_json},
-    files::to_json,
-    notifications::notify_deployment_updated,
-    paging::{Rows, fetch_limit},
-    tombstones,
+    Store, StoreError, error::stored_json, files::to_json, notifications::notify_deployment_updated,
+    rollouts, tombstones,
 };
-
-/// Share of the requests that goes to one version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Route {
-    /// The version; none is the base model itself.
-    pub adapter_version_id: Option<AdapterVersionId>,
-    /// Of 100.
-    pub weight: u8,
-}
-
-/// One immutable state of a deployment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Revision {
-    /// Id.
-    pub id: DeploymentRevisionId,
-    /// Of which deployment.
-    pub deployment_id: DeploymentId,
-    /// 1 for the first.
-    pub number: i32,
-    /// Where it stands.
-    pub state: RevisionState,
-    /// Where requests go.
-    pub routes: Vec<Route>,
-    /// Why it failed or was superseded.
-    pub reason: Option<String>,
-    /// Who made it.
-    pub created_by: Option<UserId>,
-    /// When it was made.
-    pub created_at: DateTime<Utc>,
-    /// When it began to answer.
-    pub activated_at: Option<DateTime<Utc>>,
-    /// When it failed or was superseded.
-    pub ended_at: Option<DateTime<Utc>>,
-}
-
-struct RevisionRow {
-    id: Uuid,
-    deployment_id: Uuid,
-    number: i32,
-    state: String,
-    routes: Value,
-    reason: Option<String>,
-    created_by: Option<Uuid>,
-    created_at: DateTime<Utc>,
-    activated_at: Option<DateTime<Utc>>,
-    ended_at: Option<DateTime<Utc>>,
-}
-
-impl TryFrom<RevisionRow> for Revision {
-    type Error = StoreError;
-
-    fn try_from(row: RevisionRow) -> Result<Self, StoreError> {
-        Ok(Self {
-            id: DeploymentRevisionId::from_uuid(row.id),
-            deployment_id: DeploymentId::from_uuid(row.deployment_id),
-            number: row.number,
-            state: stored("deployment_revisions.state", &row.state)?,
-            routes: stored_json("deployment_revisions.routes", row.routes)?,
-            reason: row.reason,
-            created_by: row.created_by.map(UserId::from_uuid),
-            created_at: row.created_at,
-            activated_at: row.activated_at,
-            ended_at: row.ended_at,
-        })
-    }
-}
-
-/// `select` of whole rows; the rest of the statement, then its arguments.
-macro_rules! select_revisions {
-    ($rest:tt, $($argument:expr),* $(,)?) => {
-        sqlx::query_as!(
-            RevisionRow,
-            "select r.id, r.deployment_id, r.number, r.state::text as \"state!\", r.routes, r.reason, r.created_by,
-                    r.created_at, r.activated_at, r.ended_at
-             from deployment_revisions r " + $rest,
-            $($argument),*
-        )
-    };
-}
 
 /// A revision to be made.
 #[derive(Debug, Clone)]
 pub struct NewRevision<'a> {
+    /// What makes it.
+    pub kind: RevisionKind,
     /// `last_number` of the deployment as the caller saw it; none makes it whatever came between.
     pub expected_number: Option<i32>,
     /// Where requests go; the weights sum to 100.
     pub routes: &'a [Route],
+    /// Why, in the caller's words.
+    pub note: Option<&'a str>,
     /// Who makes it.
     pub created_by: Option<UserId>,
 }
 
-/// Makes the next revision, which is pending; one that was still pending is superseded.
+impl<'a> NewRevision<'a> {
+    /// A revision of this kind, on top of whatever there is, by nobody in particular.
+    #[must_use]
+    pub const fn new(kind: RevisionKind, routes: &'a [Route]) -> Self {
+        Self {
+            kind,
+            expected_number: None,
+            routes,
+            note: None,
+            created_by: None,
+        }
+    }
+}
+
+/// Makes the next revision. It is active at once where the replicas hold all its versions already, and pending
+/// otherwise; one that was still pending is superseded, and so is a canary that was running.
 ///
 /// # Errors
 /// [`StoreError::NotFound`] for the deployment or a version; [`StoreError::Conflict`] `revision_conflict` where
@@ -123,31 +57,23 @@ pub async fn create(
     new: &NewRevision<'_>,
 ) -> Result<Revision, StoreError> {
     let mut transaction = store.pool().begin().await?;
-    let revision = insert(&mut transaction, organization, deployment, new).await?;
-    notify_deployment_updated(&mut transaction, deployment).await?;
+    let (revision, _) = insert(&mut transaction, organization, deployment, new).await?;
     transaction.commit().await?;
+    store.deployments_changed();
     get(store, organization, revision).await
 }
 
-/// As [`create`], in the caller's transaction.
+/// As [`create`], in the caller's transaction, who must call [`Store::deployments_changed`] after the commit.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     organization: OrganizationId,
     deployment: DeploymentId,
     new: &NewRevision<'_>,
-) -> Result<DeploymentRevisionId, StoreError> {
-    let sum: u32 = new.routes.iter().map(|route| u32::from(route.weight)).sum();
-    if sum != 100 || new.routes.iter().any(|route| route.weight == 0) {
-        let message =
-            format!("The weights of the routes must be at least 1 and sum to 100; they sum to {sum}.");
-        return Err(StoreError::conflict(
-            "weights_do_not_sum",
-            Some("routes"),
-            message,
-        ));
-    }
+) -> Result<(DeploymentRevisionId, i32), StoreError> {
+    check_weights(new.routes)?;
     let number = take_number(connection, organization, deployment, new.expected_number).await?;
     require_versions(connection, organization, deployment, new.routes).await?;
+    rollouts::supersede(connection, deployment, number, new.kind).await?;
     sqlx::query!(
         "update deployment_revisions
          set state = 'superseded', ended_at = clock_timestamp(), reason = 'a newer revision was made before it was ready'
@@ -157,20 +83,60 @@ pub(crate) async fn insert(
     )
     .execute(&mut *connection)
     .await?;
+    let at_once = are_loaded(connection, deployment, new.routes).await?;
+    if at_once {
+        supersede_active(connection, deployment).await?;
+    }
     let revision = DeploymentRevisionId::new();
     sqlx::query!(
-        "insert into deployment_revisions (id, organization_id, deployment_id, number, routes, created_by)
-         values ($1, $2, $3, $4, $5, $6)",
+        "insert into deployment_revisions (id, organization_id, deployment_id, number, kind, parent_number, routes, note,
+                                           created_by, state, activated_at, loaded)
+         values ($1, $2, $3, $4, $5, nullif($4 - 1, 0), $6, $7, $8,
+                 case when $9 then 'active' else 'pending' end::revision_state,
+                 case when $9 then clock_timestamp() end, $9)",
         revision.uuid(),
         organization.uuid(),
         deployment.uuid(),
         number,
+        new.kind.as_str(),
         to_json(new.routes),
+        new.note,
         new.created_by.map(UserId::uuid),
+        at_once,
     )
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
-    Ok(revision)
+    notify_deployment_updated(connection, deployment).await?;
+    Ok((revision, number))
+}
+
+fn check_weights(routes: &[Route]) -> Result<(), StoreError> {
+    let sum: u32 = routes.iter().map(|route| u32::from(route.weight)).sum();
+    if sum == 100 && routes.iter().all(|route| route.weight > 0) {
+        return Ok(());
+    }
+    let message = format!("The weights of the routes must be at least 1 and sum to 100; they sum to {sum}.");
+    Err(StoreError::conflict(
+        "weights_do_not_sum",
+        Some("routes"),
+        message,
+    ))
+}
+
+/// Locks the deployment until the caller's transaction ends, and gives the number of its newest revision.
+pub(crate) async fn lock(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    deployment: DeploymentId,
+) -> Result<i32, StoreError> {
+    sqlx::query_scalar!(
+        "select last_number from deployments where organization_id = $1 and id = $2 for update",
+        organization.uuid(),
+        deployment.uuid(),
+    )
+    .fetch_optional(connection)
+    .await?
+    .ok_or(StoreError::NotFound("deployment"))
 }
 
 /// Raises the deployment's counter where it stands as expected, and with that locks the deployment.
@@ -193,14 +159,7 @@ async fn take_number(
     if let Some(number) = taken {
         return Ok(number);
     }
-    let last = sqlx::query_scalar!(
-        "select last_number from deployments where organization_id = $1 and id = $2",
-        organization.uuid(),
-        deployment.uuid(),
-    )
-    .fetch_optional(connection)
-    .await?
-    .ok_or(StoreError::NotFound("deployment"))?;
+    let last = lock(connection, organization, deployment).await?;
     let message = format!("The deployment is at revision {last} by now; read it again and decide anew.");
     Err(StoreError::conflict(
         "revision_conflict",
@@ -210,19 +169,13 @@ async fn take_number(
 }
 
 /// Every routed version must be the organization's, not deleted, and adapt the deployment's base model.
-async fn require_versions(
+pub(crate) async fn require_versions(
     connection: &mut PgConnection,
     organization: OrganizationId,
     deployment: DeploymentId,
     routes: &[Route],
 ) -> Result<(), StoreError> {
-    let mut wanted: Vec<Uuid> = routes
-        .iter()
-        .filter_map(|route| route.adapter_version_id)
-        .map(|id| id.uuid())
-        .collect();
-    wanted.sort_unstable();
-    wanted.dedup();
+    let wanted: Vec<Uuid> = versions(routes).into_iter().map(AdapterVersionId::uuid).collect();
     tombstones::keep(&mut *connection, organization, &wanted).await?;
     let rows = sqlx::query!(
         "select (v.base_model_id = d.base_model_id) as \"fits!\"
@@ -249,71 +202,50 @@ async fn require_versions(
     Ok(())
 }
 
-/// A revision by id.
-///
-/// # Errors
-/// [`StoreError::NotFound`].
-pub async fn get(
-    store: &Store,
-    organization: OrganizationId,
-    revision: DeploymentRevisionId,
-) -> Result<Revision, StoreError> {
-    let row = select_revisions!(
-        "where r.organization_id = $1 and r.id = $2",
-        organization.uuid(),
-        revision.uuid()
-    )
-    .fetch_optional(store.pool())
-    .await?;
-    row.ok_or(StoreError::NotFound("deployment revision"))?.try_into()
+fn versions(routes: &[Route]) -> HashSet<AdapterVersionId> {
+    routes
+        .iter()
+        .filter_map(|route| route.adapter_version_id)
+        .collect()
 }
 
-/// The revisions of a deployment, newest first; none where it is another organization's.
-///
-/// # Errors
-/// Database errors only.
-pub async fn list(
-    store: &Store,
-    organization: OrganizationId,
+/// Whether the active revision and the one before it, which stays loaded, have all these versions on every replica.
+async fn are_loaded(
+    connection: &mut PgConnection,
     deployment: DeploymentId,
-    page: &Page<DeploymentRevisionId>,
-) -> Result<Rows<Revision>, StoreError> {
-    let rows = select_revisions!(
-        "where r.organization_id = $1 and r.deployment_id = $2
-           and ($3::uuid is null
-                or r.number < (select cursor.number from deployment_revisions as cursor
-                               where cursor.deployment_id = $2 and cursor.id = $3))
-         order by r.number desc limit $4",
-        organization.uuid(),
+    routes: &[Route],
+) -> Result<bool, StoreError> {
+    let rows = sqlx::query!(
+        "(select state = 'active' as \"active!\", loaded, routes from deployment_revisions
+          where deployment_id = $1 and state = 'active')
+         union all
+         (select false, loaded, routes from deployment_revisions
+          where deployment_id = $1 and state = 'superseded' and activated_at is not null
+          order by ended_at desc, number desc limit 1)",
         deployment.uuid(),
-        page.after.map(DeploymentRevisionId::uuid),
-        fetch_limit(page),
     )
-    .fetch_all(store.pool())
+    .fetch_all(connection)
     .await?;
-    let revisions = rows
-        .into_iter()
-        .map(Revision::try_from)
-        .collect::<Result<_, _>>()?;
-    Ok(Rows::cut(revisions, page))
+    if !rows.iter().any(|row| row.active) {
+        return Ok(false);
+    }
+    let mut loaded = HashSet::new();
+    for row in rows.into_iter().filter(|row| row.loaded.unwrap_or(false)) {
+        let routes: Vec<Route> = stored_json("deployment_revisions.routes", row.routes.unwrap_or_default())?;
+        loaded.extend(versions(&routes));
+    }
+    Ok(versions(routes).is_subset(&loaded))
 }
 
-/// The active and the newest revision of each deployment.
-pub(crate) async fn current(
-    store: &Store,
-    organization: OrganizationId,
-    deployments: &[Uuid],
-) -> Result<Vec<Revision>, StoreError> {
-    let rows = select_revisions!(
-        "join deployments d on d.id = r.deployment_id
-         where r.organization_id = $1 and r.deployment_id = any($2)
-           and (r.state = 'active' or r.number = d.last_number)",
-        organization.uuid(),
-        deployments,
+async fn supersede_active(connection: &mut PgConnection, deployment: DeploymentId) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update deployment_revisions set state = 'superseded', ended_at = clock_timestamp()
+         where deployment_id = $1 and state = 'active'",
+        deployment.uuid(),
     )
-    .fetch_all(store.pool())
+    .execute(connection)
     .await?;
-    rows.into_iter().map(Revision::try_from).collect()
+    Ok(())
 }
 
 /// A pending revision is ready: it answers from now on, and the one before it does not.
@@ -327,21 +259,16 @@ pub async fn activate(
 ) -> Result<(), StoreError> {
     let mut transaction = store.pool().begin().await?;
     let deployment = lock_pending(&mut transaction, organization, revision).await?;
+    supersede_active(&mut transaction, deployment).await?;
     sqlx::query!(
-        "update deployment_revisions set state = 'superseded', ended_at = clock_timestamp()
-         where deployment_id = $1 and state = 'active'",
-        deployment.uuid(),
-    )
-    .execute(&mut *transaction)
-    .await?;
-    sqlx::query!(
-        "update deployment_revisions set state = 'active', activated_at = clock_timestamp() where id = $1",
+        "update deployment_revisions set state = 'active', activated_at = clock_timestamp(), loaded = true where id = $1",
         revision.uuid(),
     )
     .execute(&mut *transaction)
     .await?;
     notify_deployment_updated(&mut transaction, deployment).await?;
     transaction.commit().await?;
+    store.deployments_changed();
     Ok(())
 }
 
@@ -366,6 +293,29 @@ pub async fn fail(
     .await?;
     notify_deployment_updated(&mut transaction, deployment).await?;
     transaction.commit().await?;
+    store.deployments_changed();
+    Ok(())
+}
+
+/// The reconciler says whether all replicas hold the versions of an active or superseded revision. Writes on a change
+/// only.
+///
+/// # Errors
+/// Database errors only.
+pub async fn set_loaded(
+    store: &Store,
+    organization: OrganizationId,
+    revision: DeploymentRevisionId,
+    loaded: bool,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        "update deployment_revisions set loaded = $3 where organization_id = $1 and id = $2 and loaded <> $3",
+        organization.uuid(),
+        revision.uuid(),
+        loaded,
+    )
+    .execute(store.pool())
+    .await?;
     Ok(())
 }
 
