@@ -16,10 +16,7 @@ use super::{
 use crate::engine::Engine;
 
 /// Fields that only completions have.
-const UNSUPPORTED: [(&str, &[&str], &str); 2] = [
-    ("suffix", &[], "it cannot fill in the middle"),
-    ("tools", &[], "use `/v1/chat/completions`"),
-];
+const UNSUPPORTED: [(&str, &[&str], &str); 1] = [("suffix", &[], "it cannot fill in the middle")];
 
 /// OpenAI's default for this endpoint.
 const DEFAULT_MAX_TOKENS: usize = 16;

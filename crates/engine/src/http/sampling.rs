@@ -18,10 +18,11 @@ const MOST_BIASES: usize = 1024;
 const MOST_CHOICES: i64 = 64;
 
 /// Fields that would change the text. Each must be absent, null, empty, or one of the values that change nothing.
-const UNSUPPORTED: [(&str, &[&str], &str); 9] = [
+const UNSUPPORTED: [(&str, &[&str], &str); 10] = [
     ("use_beam_search", &["false"], "it has no beam search"),
     ("bad_words", &[], "it has no list of bad words; use `logit_bias`"),
-    ("functions", &[], "use `tools`"),
+    ("tools", &[], "it has no tool calls"),
+    ("functions", &[], "it has no tool calls"),
     (
         "prompt_logprobs",
         &["0"],
@@ -80,7 +81,9 @@ pub(super) fn sampling(fields: &Fields) -> Result<Sampling, ApiError> {
 
 fn rules(fields: &Fields) -> Result<LogitRules, ApiError> {
     let default = LogitRules::default();
-    let number = |name: &str, bounds, default| Ok(fields.number(name, bounds)?.unwrap_or(default));
+    let number = |name: &str, bounds, default: f32| -> Result<f32, ApiError> {
+        Ok(fields.number(name, bounds)?.unwrap_or(default))
+    };
     let allowed = fields.get("allowed_token_ids").map(|value| {
         token_ids(value)
             .filter(|tokens| !tokens.is_empty())
