@@ -196,11 +196,6 @@ impl Sequence {
             .saturating_sub(self.text.generated().saturating_sub(1))
     }
 
-    /// Tokens of the prompt that were not read anew.
-    pub(super) fn cached_tokens(&self) -> usize {
-        self.cached
-    }
-
     /// Its adapter, what it has seen, and the memory of that.
     pub(super) fn into_memory(self) -> (Option<Arc<AdapterLease>>, Vec<u32>, KvCache) {
         (self.generation.adapter, self.seen, self.cache)
