@@ -42,7 +42,7 @@ fn wrong_fields() -> Vec<(Value, u16, &'static str)> {
         json!({"top_logprobs": 21, "logprobs": true}),
     ];
     let unsupported = [
-        json!({"n": 2, "best_of": 3}),
+        json!({"best_of": 3}),
         json!({"tools": [{"type": "function"}]}),
         json!({"bad_words": ["x"]}),
         json!({"structured_outputs": {"poem": true}}),
