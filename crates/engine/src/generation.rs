@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use crate::{adapter::AdapterLease, sampler::Sampling};
+use crate::{adapter::AdapterLease, constraint::Constraint, sampler::Sampling};
 
 /// When a sequence ends, besides its limit of tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -32,6 +32,8 @@ pub struct Generation {
     pub sampling: Sampling,
     /// When to stop.
     pub stopping: Stopping,
+    /// What the text must follow; of this sequence alone.
+    pub constraint: Option<Constraint>,
     /// Whether special tokens stay out of the text.
     pub skip_special_tokens: bool,
     /// How many of the likeliest tokens' log-probabilities to report beside the picked one's; `None` reports none.
@@ -104,6 +106,8 @@ pub enum Event {
         reason: FinishReason,
         /// Generated tokens, the one that ended the sequence included.
         completion_tokens: usize,
+        /// Tokens of the prompt that were not read anew.
+        cached_tokens: usize,
     },
     /// The engine could not go on; the message is for the log.
     Failed(String),

@@ -2,16 +2,19 @@
 //!
 //! - [`http`]: requests and answers; knows nothing of tensors;
 //! - [`engine`]: the thread that owns the model, and its scheduler;
-//! - [`sampler`], [`detokenizer`], [`stop`], [`text`]: from logits to text, one sequence at a time;
+//! - [`logits`], [`sampler`], [`detokenizer`], [`stop`], [`text`]: from logits to text, one sequence at a time;
+//! - [`constraint`]: grammars that the text must follow;
 //! - [`adapter`]: names and leases of loaded adapters;
 //! - [`serve`]: start, ready file, signals, drain.
 
 pub mod adapter;
 mod clock;
+pub mod constraint;
 pub mod detokenizer;
 pub mod engine;
 pub mod generation;
 pub mod http;
+pub mod logits;
 pub mod metrics;
 pub mod sampler;
 pub mod serve;

@@ -56,6 +56,9 @@ struct ServeArguments {
     /// Most sequences that wait; more are answered 429.
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_waiting: u16,
+    /// Most bytes of keys and values of all sequences [default: a third of the free memory].
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    kv_cache_bytes: Option<u64>,
     /// auto, cpu, or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -170,6 +173,10 @@ fn settings(arguments: ServeArguments) -> anyhow::Result<ServeSettings> {
             max_waiting: arguments.max_waiting.into(),
             max_adapters: arguments.max_adapters,
             adapter_root: arguments.adapter_root,
+            kv_cache_bytes: arguments.kv_cache_bytes.map_or_else(
+                || default_kv_cache_bytes(device),
+                |bytes| usize::try_from(bytes).unwrap_or(usize::MAX),
+            ),
         },
         listen: arguments.listen,
         adapters: arguments.adapters,
@@ -177,6 +184,28 @@ fn settings(arguments: ServeArguments) -> anyhow::Result<ServeSettings> {
         supervised: arguments.supervised,
         ready_file: arguments.ready_file,
     })
+}
+
+/// Where nobody says how much memory is free.
+const FALLBACK_KV_CACHE_BYTES: usize = 2 << 30;
+
+/// A third of the machine's free memory; the weights, the adapters and the products take from the rest.
+fn default_kv_cache_bytes(device: Device) -> usize {
+    let free = match device {
+        Device::Cpu => free_memory(),
+        device => tunesmith_torch_ext::device_memory(device)
+            .ok()
+            .and_then(|(free, _)| usize::try_from(free).ok()),
+    };
+    free.map_or(FALLBACK_KV_CACHE_BYTES, |bytes| bytes / 3)
+}
+
+/// Bytes that Linux could give out now.
+fn free_memory() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: usize = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kilobytes << 10)
 }
 
 fn device(name: &str) -> anyhow::Result<Device> {

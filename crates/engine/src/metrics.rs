@@ -84,6 +84,11 @@ pub struct AdaptersInUse {
 pub struct Metrics {
     running: AtomicUsize,
     waiting: AtomicUsize,
+    kv_budget: AtomicUsize,
+    kv_running: AtomicUsize,
+    kv_cached: AtomicUsize,
+    prompt_queried: AtomicU64,
+    prompt_cached: AtomicU64,
     first_token: Durations,
     whole: Durations,
     /// By adapter; `None` is the base model.
@@ -100,6 +105,19 @@ impl Metrics {
             .adapters
             .lock()
             .expect("invariant: no holder of the lock panics") = adapters;
+    }
+
+    /// Says how many bytes of keys and values there may be, are bound by running sequences, and are kept of ended ones.
+    pub fn set_memory(&self, budget: usize, running: usize, cached: usize) {
+        self.kv_budget.store(budget, Relaxed);
+        self.kv_running.store(running, Relaxed);
+        self.kv_cached.store(cached, Relaxed);
+    }
+
+    /// Counts a prompt whose first `cached` of `tokens` tokens need not be read.
+    pub fn prompt_begun(&self, tokens: usize, cached: usize) {
+        self.prompt_queried.fetch_add(tokens as u64, Relaxed);
+        self.prompt_cached.fetch_add(cached as u64, Relaxed);
     }
 
     /// Counts a first token.
@@ -147,6 +165,7 @@ impl Metrics {
             header(&mut out, name, "gauge", help);
             line(&mut out, name, &model, value);
         }
+        self.write_memory(&mut out, &model);
         self.write_adapters(&mut out, limit);
         self.write_models(&mut out, base);
         let help = "Seconds from the request to its first token.";
@@ -156,6 +175,33 @@ impl Metrics {
         self.whole
             .write(&mut out, "vllm:e2e_request_latency_seconds", help, base);
         out
+    }
+
+    fn write_memory(&self, out: &mut String, model: &[(&str, &str)]) {
+        let name = "tunesmith_engine_kv_cache_bytes";
+        header(out, name, "gauge", "Bytes of keys and values.");
+        for (state, bytes) in [
+            ("budget", &self.kv_budget),
+            ("running", &self.kv_running),
+            ("cached", &self.kv_cached),
+        ] {
+            line(out, name, &[model[0], ("state", state)], bytes.load(Relaxed));
+        }
+        for (name, help, count) in [
+            (
+                "vllm:prefix_cache_queries_total",
+                "Tokens of prompts that were looked up.",
+                &self.prompt_queried,
+            ),
+            (
+                "vllm:prefix_cache_hits_total",
+                "Tokens of prompts that were not read anew.",
+                &self.prompt_cached,
+            ),
+        ] {
+            header(out, name, "counter", help);
+            line(out, name, model, count.load(Relaxed));
+        }
     }
 
     /// vLLM's gauge for routers: the labels carry the lists, the value is the time.

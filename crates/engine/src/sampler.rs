@@ -10,6 +10,8 @@ use std::cmp::Ordering;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::logits::LogitRules;
+
 /// Temperatures below this are greedy: the division would overflow float32.
 const GREEDY_BELOW: f32 = 1e-5;
 /// Candidates that the first attempt at the nucleus sorts; each further attempt sorts eight times as many.
@@ -28,6 +30,8 @@ pub struct Sampling {
     pub min_p: f32,
     /// Start of the random numbers; `None` takes one from the operating system.
     pub seed: Option<u64>,
+    /// What is changed in the logits first.
+    pub rules: LogitRules,
 }
 
 impl Default for Sampling {
@@ -38,6 +42,7 @@ impl Default for Sampling {
             top_k: None,
             min_p: 0.0,
             seed: None,
+            rules: LogitRules::default(),
         }
     }
 }

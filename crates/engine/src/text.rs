@@ -63,6 +63,17 @@ impl SequenceText {
         }
     }
 
+    /// Tokens that end it.
+    #[must_use]
+    pub fn end_tokens(&self) -> &[u32] {
+        &self.end_tokens
+    }
+
+    /// Ends it after the last token, for a reason outside of the text.
+    pub fn finish(&mut self) -> Piece {
+        self.end(FinishReason::Stop).0
+    }
+
     /// Tokens so far.
     #[must_use]
     pub fn generated(&self) -> usize {

@@ -8,26 +8,29 @@
 //! A job takes a place (a permit) when it is submitted and gives it back when it ends, so the queue is bounded at the
 //! door and the channel to the thread never fills.
 
+mod memory;
 mod scheduler;
 mod sequence;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     thread::JoinHandle,
 };
 
 use tch::{Device, Kind};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tunesmith_dataset::{ChatTemplate, TextTokenizer, template::TemplateError, tokenizer::TokenizerError};
-use tunesmith_model::{Adapter, CausalLm, ModelConfig, ModelError, Precision};
+use tunesmith_model::{Adapter, CausalLm, KvCache, ModelConfig, ModelError, Precision};
 
 use crate::{
     adapter::{AdapterError, AdapterLease, AdapterRegistry, folder_under},
     clock::unix_seconds,
+    constraint::{ConstraintError, GrammarCompiler},
     generation::{Event, Generation, Job},
     metrics::Metrics,
 };
+pub use memory::KvBudget;
 use scheduler::Scheduler;
 
 /// Commands besides jobs that may be on their way at once.
@@ -54,6 +57,8 @@ pub struct EngineSettings {
     pub max_adapters: usize,
     /// Where adapters may be loaded from at run time; `None` is anywhere.
     pub adapter_root: Option<PathBuf>,
+    /// Most bytes of keys and values.
+    pub kv_cache_bytes: usize,
 }
 
 /// Why an engine does not start.
@@ -103,9 +108,11 @@ pub struct Engine {
     settings: EngineSettings,
     config: ModelConfig,
     max_context: usize,
+    budget: KvBudget,
     started_at: i64,
     tokenizer: Arc<TextTokenizer>,
     template: Option<ChatTemplate>,
+    grammars: OnceLock<Result<GrammarCompiler, ConstraintError>>,
     adapters: Arc<AdapterRegistry>,
     metrics: Arc<Metrics>,
     places: Arc<Semaphore>,
@@ -142,7 +149,8 @@ impl Engine {
                 match CausalLm::load(&settings.base, settings.device, precision) {
                     Ok(model) => {
                         let _ = loaded.send(Ok(model.config().clone()));
-                        Scheduler::new(model, tokenizer, metrics, settings.max_sequences).run(inbox);
+                        let budget = budget(&settings, model.config());
+                        Scheduler::new(model, tokenizer, metrics, settings.max_sequences, budget).run(inbox);
                     }
                     Err(error) => drop(loaded.send(Err(error))),
                 }
@@ -154,6 +162,7 @@ impl Engine {
         let longest = usize::try_from(config.max_positions).unwrap_or(usize::MAX);
         let engine = Self {
             adapters: Arc::new(AdapterRegistry::new(&settings.name, settings.max_adapters)),
+            budget: budget(&settings, &config),
             max_context: settings.max_context.unwrap_or(longest).min(longest),
             started_at: unix_seconds(),
             places: Arc::new(Semaphore::new(places)),
@@ -161,6 +170,7 @@ impl Engine {
             config,
             tokenizer,
             template,
+            grammars: OnceLock::new(),
             metrics,
             commands,
         };
@@ -185,6 +195,12 @@ impl Engine {
         self.max_context
     }
 
+    /// What keys and values may take.
+    #[must_use]
+    pub fn kv_budget(&self) -> KvBudget {
+        self.budget
+    }
+
     /// Number of token ids that the model knows.
     #[must_use]
     pub fn vocabulary(&self) -> u32 {
@@ -207,6 +223,18 @@ impl Engine {
     #[must_use]
     pub fn template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// Compiles what outputs must follow. The first call reads the tokenizer's vocabulary, which may take a second.
+    ///
+    /// # Errors
+    /// The tokenizer does not say which bytes its tokens are.
+    pub fn grammars(&self) -> Result<&GrammarCompiler, ConstraintError> {
+        let load = || {
+            let end_tokens = &self.tokenizer.special().eos_ids;
+            GrammarCompiler::load(&self.settings.base, self.vocabulary(), end_tokens)
+        };
+        self.grammars.get_or_init(load).as_ref().map_err(Clone::clone)
     }
 
     /// The adapters that can be named.
@@ -314,6 +342,13 @@ impl Engine {
         let _ = self.commands.try_send(Command::Collect);
         tracing::info!(adapter = name, "adapter unloaded");
         Ok(())
+    }
+}
+
+fn budget(settings: &EngineSettings, config: &ModelConfig) -> KvBudget {
+    KvBudget {
+        bytes: settings.kv_cache_bytes,
+        bytes_per_token: KvCache::bytes_per_token(config, settings.kind),
     }
 }
 

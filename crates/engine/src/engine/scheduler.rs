@@ -9,15 +9,16 @@ use std::{collections::VecDeque, panic::AssertUnwindSafe, panic::catch_unwind, s
 use tch::Tensor;
 use tokio::sync::mpsc;
 use tunesmith_dataset::TextTokenizer;
-use tunesmith_model::{Adapter, CausalLm, ModelError, SequenceStep};
+use tunesmith_model::{Adapter, CausalLm, KvCache, ModelError, RopeScaling, RopeSettings, SequenceStep};
 
 use super::{
     Command,
+    memory::{KvBudget, PrefixCache},
     sequence::{Outcome, Sequence},
 };
 use crate::{
     adapter::AdapterLease,
-    generation::{Event, FinishReason, Job},
+    generation::{Event, Job},
     metrics::{AdaptersInUse, Metrics},
 };
 
@@ -45,6 +46,8 @@ pub(super) struct Scheduler {
     tokenizer: Arc<TextTokenizer>,
     metrics: Arc<Metrics>,
     max_sequences: usize,
+    budget: KvBudget,
+    prefixes: PrefixCache,
     adapters: Vec<Resident>,
     waiting: VecDeque<(Job, Instant)>,
     active: Vec<Sequence>,
@@ -56,13 +59,20 @@ impl Scheduler {
         tokenizer: Arc<TextTokenizer>,
         metrics: Arc<Metrics>,
         max_sequences: usize,
+        budget: KvBudget,
     ) -> Self {
+        // The keys of a longrope model depend on how long its sequence became.
+        let ropes = &model.config().ropes;
+        let is_stable = |rope: &RopeSettings| !matches!(rope.scaling, RopeScaling::LongRope { .. });
+        let prefixes = PrefixCache::new(budget, ropes.iter().all(is_stable));
         let (adapters, waiting, active) = (Vec::new(), VecDeque::new(), Vec::new());
         Self {
             model,
             tokenizer,
             metrics,
             max_sequences,
+            budget,
+            prefixes,
             adapters,
             waiting,
             active,
@@ -118,12 +128,21 @@ impl Scheduler {
         });
     }
 
+    /// In the order of arrival: who waits for memory is not overtaken, so everybody's turn comes.
     fn admit(&mut self) {
         while self.active.len() < self.max_sequences {
+            let Some((job, _)) = self.waiting.front() else {
+                break;
+            };
+            let needed = self.budget.bound(longest(job));
+            let running = self.running_bytes();
+            if !self.prefixes.make_room(needed, running) && !self.active.is_empty() {
+                break;
+            }
             let Some((job, began)) = self.waiting.pop_front() else {
                 break;
             };
-            match self.model.new_cache(job.generation.prompt.len() + 1) {
+            match self.begin(&job) {
                 Ok(cache) => self
                     .active
                     .push(Sequence::new(job, cache, &self.tokenizer, began)),
@@ -138,6 +157,22 @@ impl Scheduler {
         }
         self.active
             .sort_by_key(|sequence| sequence.adapter().map(Arc::as_ptr));
+    }
+
+    /// Memory for a sequence up to its end, with what is known of its beginning.
+    fn begin(&mut self, job: &Job) -> Result<KvCache, ModelError> {
+        let Job { generation, .. } = job;
+        let adapter = generation.adapter.as_ref();
+        let known = self.prefixes.begin(&generation.prompt, adapter, longest(job));
+        let cached = known.as_ref().map_or(0, KvCache::len);
+        self.metrics.prompt_begun(generation.prompt.len(), cached);
+        known.map_or_else(|| self.model.new_cache(longest(job)), Ok)
+    }
+
+    /// Bytes that the running sequences may come to take.
+    fn running_bytes(&self) -> usize {
+        let tokens = self.active.iter().map(|sequence| sequence.cache.capacity());
+        tokens.sum::<usize>() * self.budget.bytes_per_token
     }
 
     fn report(&self) {
@@ -158,6 +193,8 @@ impl Scheduler {
         };
         self.metrics
             .set_load(self.active.len(), self.waiting.len(), adapters);
+        self.metrics
+            .set_memory(self.budget.bytes, self.running_bytes(), self.prefixes.bytes());
     }
 
     /// One forward pass over all sequences. If it fails, each runs alone, so that only the one at fault fails.
@@ -184,13 +221,21 @@ impl Scheduler {
                     .collect()
             }
         };
+        let mut ended = Vec::new();
         for (sequence, outcome) in sequences.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Running => self.active.push(sequence),
-                Outcome::Finished(FinishReason::Stop) => count_end(&self.metrics, &sequence, "stop"),
-                Outcome::Finished(FinishReason::Length) => count_end(&self.metrics, &sequence, "length"),
+                Outcome::Finished(reason) => {
+                    count_end(&self.metrics, &sequence, reason.as_str());
+                    ended.push(sequence);
+                }
                 Outcome::Failed => count_end(&self.metrics, &sequence, "error"),
             }
+        }
+        let running = self.running_bytes();
+        for sequence in ended {
+            let (adapter, seen, cache) = sequence.into_memory();
+            self.prefixes.keep(adapter.as_ref(), &seen, cache, running);
         }
     }
 
@@ -242,7 +287,16 @@ impl Scheduler {
     fn collect(&mut self) {
         self.adapters
             .retain(|resident| Arc::strong_count(&resident.lease) > 1);
+        self.prefixes.collect();
     }
+}
+
+/// Tokens of a sequence at its longest.
+fn longest(job: &Job) -> usize {
+    job.generation
+        .prompt
+        .len()
+        .saturating_add(job.generation.max_tokens)
 }
 
 /// A tensor `[rows, vocabulary]` of float32 as rows on the CPU.

@@ -9,7 +9,9 @@ use tunesmith_model::KvCache;
 
 use crate::{
     adapter::AdapterLease,
+    constraint::ConstraintError,
     generation::{Event, FinishReason, Generation, Job},
+    logits::LogitAdjuster,
     sampler::{Logprobs, NotANumber, Sampler},
     text::SequenceText,
 };
@@ -22,12 +24,26 @@ pub(super) struct Sequence {
     unseen: Vec<u32>,
     /// How many of them are in this step.
     share: usize,
+    /// The prompt and all picked tokens.
+    seen: Vec<u32>,
+    /// Tokens of the prompt that its cache began with.
+    cached: usize,
+    adjuster: LogitAdjuster,
     sampler: Sampler,
     text: SequenceText,
     events: mpsc::Sender<Event>,
     began: Instant,
     first_token_at: Option<Instant>,
     _place: OwnedSemaphorePermit,
+}
+
+/// Why no token can be picked.
+#[derive(Debug, thiserror::Error)]
+enum PickError {
+    #[error(transparent)]
+    NotANumber(#[from] NotANumber),
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
 }
 
 /// What became of a sequence in a step.
@@ -49,8 +65,14 @@ impl Sequence {
             place,
         } = job;
         let text = SequenceText::new(&generation, tokenizer);
+        let rules = generation.sampling.rules.clone();
+        let seen = std::mem::take(&mut generation.prompt);
+        let cached = cache.len();
         Self {
-            unseen: std::mem::take(&mut generation.prompt),
+            adjuster: LogitAdjuster::new(rules, &seen, text.end_tokens()),
+            unseen: seen[cached..].to_vec(),
+            seen,
+            cached,
             share: 0,
             sampler: Sampler::new(generation.sampling.clone()),
             text,
@@ -100,6 +122,7 @@ impl Sequence {
                 let _ = self.events.try_send(Event::Finished {
                     reason,
                     completion_tokens,
+                    cached_tokens: self.cached,
                 });
                 Outcome::Finished(reason)
             }
@@ -110,20 +133,50 @@ impl Sequence {
         }
     }
 
-    fn pick(&mut self, logits: &[f32]) -> Result<Option<FinishReason>, NotANumber> {
-        let token = self.sampler.pick(logits)?;
+    fn pick(&mut self, logits: &[f32]) -> Result<Option<FinishReason>, PickError> {
+        let token = self.choose(logits)?;
+        self.adjuster.count(token);
+        self.seen.push(token);
         self.first_token_at.get_or_insert_with(Instant::now);
         let logprobs = self
             .generation
             .logprobs
             .map(|count| Logprobs::of(logits, token, count));
-        let (piece, finished) = self.text.push(token, logprobs.as_ref());
+        let (mut piece, mut finished) = self.text.push(token, logprobs.as_ref());
+        if finished.is_none_or(|reason| reason == FinishReason::Length) && self.completes(token)? {
+            if finished.is_none() {
+                let rest = self.text.finish();
+                piece.text.push_str(&rest.text);
+                piece.tokens.extend(rest.tokens);
+            }
+            finished = Some(FinishReason::Stop);
+        }
         if !piece.is_empty() {
             // The channel has room for every token; it fails only when nobody listens, which the next step sees.
             let _ = self.events.try_send(Event::Piece(piece));
         }
         self.unseen.push(token);
         Ok(finished)
+    }
+
+    fn choose(&mut self, logits: &[f32]) -> Result<u32, PickError> {
+        if self.adjuster.is_idle() && self.generation.constraint.is_none() {
+            return Ok(self.sampler.pick(logits)?);
+        }
+        let mut logits = logits.to_vec();
+        self.adjuster.apply(&mut logits);
+        if let Some(constraint) = &mut self.generation.constraint {
+            constraint.mask(&mut logits)?;
+        }
+        Ok(self.sampler.pick(&logits)?)
+    }
+
+    /// Whether `token` completes the grammar, if there is one.
+    fn completes(&mut self, token: u32) -> Result<bool, PickError> {
+        match &mut self.generation.constraint {
+            None => Ok(false),
+            Some(constraint) => Ok(constraint.advance(token)?),
+        }
     }
 
     /// Tells the reader that it is over.
@@ -141,6 +194,11 @@ impl Sequence {
         self.cache
             .len()
             .saturating_sub(self.text.generated().saturating_sub(1))
+    }
+
+    /// Its adapter, what it has seen, and the memory of that.
+    pub(super) fn into_memory(self) -> (Option<Arc<AdapterLease>>, Vec<u32>, KvCache) {
+        (self.generation.adapter, self.seen, self.cache)
     }
 
     pub(super) fn began(&self) -> Instant {

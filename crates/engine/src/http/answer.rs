@@ -27,6 +27,8 @@ pub(super) struct Usage {
     pub(super) prompt_tokens: usize,
     /// Of all choices.
     pub(super) completion_tokens: usize,
+    /// Of all prompts, those that were not read anew.
+    pub(super) cached_tokens: usize,
 }
 
 impl Usage {
@@ -35,6 +37,7 @@ impl Usage {
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
         })
     }
 }
@@ -248,6 +251,7 @@ mod tests {
             Usage {
                 prompt_tokens: 3,
                 completion_tokens: 2,
+                cached_tokens: 1,
             },
         );
         assert_eq!(answer["object"], "chat.completion");
@@ -262,7 +266,10 @@ mod tests {
         );
         assert_eq!(
             answer["usage"],
-            json!({"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5})
+            json!({
+                "prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5,
+                "prompt_tokens_details": {"cached_tokens": 1},
+            })
         );
     }
 

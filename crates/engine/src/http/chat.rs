@@ -47,6 +47,7 @@ pub(super) async fn create(State(engine): State<Arc<Engine>>, fields: Fields) ->
         field: "messages",
         tokens: vec![prompt],
         default_max_tokens: None,
+        echo: Vec::new(),
     };
     generate::answer(&engine, &request, lease, prompts, Shape::Chat).await
 }

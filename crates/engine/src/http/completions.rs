@@ -16,10 +16,7 @@ use super::{
 use crate::engine::Engine;
 
 /// Fields that only completions have.
-const UNSUPPORTED: [(&str, &[&str], &str); 2] = [
-    ("suffix", &[], "it cannot fill in the middle"),
-    ("echo", &["false"], "it gives new text only"),
-];
+const UNSUPPORTED: [(&str, &[&str], &str); 1] = [("suffix", &[], "it cannot fill in the middle")];
 
 /// OpenAI's default for this endpoint.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -41,16 +38,25 @@ pub(super) async fn create(State(engine): State<Arc<Engine>>, fields: Fields) ->
     let request = Request::read(&fields, logprobs, &UNSUPPORTED)?;
     let prompts = prompts(fields.required("prompt")?)?;
     let add_special = fields.flag("add_special_tokens", true)?;
+    let echo = fields.flag("echo", false)?;
+    if echo && logprobs.is_some() {
+        let reason = "it reports log-probabilities of generated tokens only, so not beside `logprobs`";
+        return Err(ApiError::unsupported("echo", reason));
+    }
     let lease = generate::find_model(&engine, &request.model)?;
-    let tokens = {
+    let (tokens, echo) = {
         let engine = Arc::clone(&engine);
         let encode = move || {
-            prompts
-                .iter()
-                .map(|prompt| tokens(&engine, prompt, add_special))
-                .collect()
+            let read = |prompt: &Prompt| {
+                let tokens = tokens(&engine, prompt, add_special)?;
+                let text = echo.then(|| prompt_text(&engine, prompt));
+                Ok((tokens, text))
+            };
+            let read: Result<Vec<_>, ApiError> = prompts.iter().map(read).collect();
+            let (tokens, texts): (Vec<_>, Vec<_>) = read?.into_iter().unzip();
+            Ok((tokens, texts.into_iter().flatten().collect()))
         };
-        let tokens: Result<Vec<Vec<u32>>, ApiError> = tokio::task::spawn_blocking(encode)
+        let tokens: Result<(Vec<Vec<u32>>, Vec<String>), ApiError> = tokio::task::spawn_blocking(encode)
             .await
             .map_err(|_| ApiError::internal())?;
         tokens?
@@ -59,6 +65,7 @@ pub(super) async fn create(State(engine): State<Arc<Engine>>, fields: Fields) ->
         field: "prompt",
         tokens,
         default_max_tokens: Some(DEFAULT_MAX_TOKENS),
+        echo,
     };
     generate::answer(&engine, &request, lease, prompts, Shape::Completion).await
 }
@@ -98,6 +105,14 @@ fn tokens(engine: &Engine, prompt: &Prompt, add_special: bool) -> Result<Vec<u32
             }
             Ok(tokens.clone())
         }
+    }
+}
+
+fn prompt_text(engine: &Engine, prompt: &Prompt) -> String {
+    match prompt {
+        Prompt::Text(text) => text.clone(),
+        // Ids that the tokenizer does not know have no text.
+        Prompt::Tokens(tokens) => engine.tokenizer().decode(tokens, false).unwrap_or_default(),
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     answer::{AnswerWriter, Choice, Usage},
     error::ApiError,
 };
-use crate::generation::Event;
+use crate::generation::{Event, Piece};
 
 /// How long a stream may be silent before a comment keeps the connection open.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -31,6 +31,8 @@ pub(super) struct Generating {
     pub(super) receivers: Vec<mpsc::Receiver<Event>>,
     /// Writes the objects.
     pub(super) writer: AnswerWriter,
+    /// Texts that come before the generated ones, one for each choice or none.
+    pub(super) echo: Vec<String>,
     /// Prompt tokens; completion tokens are added as choices end.
     pub(super) usage: Usage,
 }
@@ -43,9 +45,13 @@ pub(super) async fn whole(generating: Generating) -> Result<Response, ApiError> 
     let Generating {
         receivers,
         mut writer,
+        echo,
         mut usage,
     } = generating;
     let mut choices = vec![Choice::default(); receivers.len()];
+    for (choice, text) in choices.iter_mut().zip(echo) {
+        choice.whole.text = text;
+    }
     for (choice, mut receiver) in choices.iter_mut().zip(receivers) {
         while choice.reason.is_none() {
             match receiver.recv().await {
@@ -56,8 +62,10 @@ pub(super) async fn whole(generating: Generating) -> Result<Response, ApiError> 
                 Some(Event::Finished {
                     reason,
                     completion_tokens,
+                    cached_tokens,
                 }) => {
                     choice.reason = Some(reason);
+                    usage.cached_tokens += cached_tokens;
                     usage.completion_tokens += completion_tokens;
                 }
                 Some(Event::Failed(_)) | None => return Err(ApiError::internal()),
@@ -96,11 +104,19 @@ struct ChunkWriter {
 fn chunks(generating: Generating, include_usage: bool) -> impl Stream<Item = String> + Send {
     let Generating {
         receivers,
-        writer,
+        mut writer,
+        echo,
         usage,
     } = generating;
     let open = receivers.len();
-    let openings: Vec<Value> = (0..open).filter_map(|index| writer.opening(index)).collect();
+    let mut openings: Vec<Value> = (0..open).filter_map(|index| writer.opening(index)).collect();
+    for (index, text) in echo.into_iter().enumerate() {
+        let piece = Piece {
+            text,
+            tokens: Vec::new(),
+        };
+        openings.push(writer.piece(index, &piece));
+    }
     let mut state = ChunkWriter {
         writer,
         usage,
@@ -146,7 +162,9 @@ impl ChunkWriter {
             Event::Finished {
                 reason,
                 completion_tokens,
+                cached_tokens,
             } => {
+                self.usage.cached_tokens += cached_tokens;
                 self.usage.completion_tokens += completion_tokens;
                 self.open -= 1;
                 let chunk = self.writer.finish(index, reason);
@@ -183,10 +201,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{
-        generation::{FinishReason, Piece},
-        http::answer::Shape,
-    };
+    use crate::{generation::FinishReason, http::answer::Shape};
 
     fn piece(text: &str) -> Event {
         Event::Piece(Piece {
@@ -199,6 +214,7 @@ mod tests {
         Event::Finished {
             reason: FinishReason::Stop,
             completion_tokens,
+            cached_tokens: 0,
         }
     }
 
@@ -217,9 +233,10 @@ mod tests {
         Generating {
             receivers,
             writer,
+            echo: Vec::new(),
             usage: Usage {
                 prompt_tokens: 3,
-                completion_tokens: 0,
+                ..Usage::default()
             },
         }
     }
@@ -309,7 +326,10 @@ mod tests {
         );
         assert_eq!(
             answer["usage"],
-            json!({"prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6})
+            json!({
+                "prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6,
+                "prompt_tokens_details": {"cached_tokens": 0},
+            })
         );
         assert!(
             whole(generating(Shape::Chat, vec![vec![piece("a")]]))

@@ -116,6 +116,21 @@ impl ApiError {
         )
     }
 
+    /// The sequence would never fit the memory for keys and values.
+    #[must_use]
+    pub(super) fn memory(param: &str, most: usize, tokens: usize) -> Self {
+        let message = format!(
+            "The engine's memory for keys and values holds {most} tokens of one sequence (`--kv-cache-bytes`). However, \
+             you requested {tokens} tokens, {param} and completion together. Please reduce either."
+        );
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "context_length_exceeded",
+            Some(param),
+            message,
+        )
+    }
+
     /// Our own failure; the cause is for the log.
     #[must_use]
     pub(super) fn internal() -> Self {

@@ -8,6 +8,7 @@ use super::{
     answer::{AnswerWriter, Shape, Usage},
     delivery::{self, Generating},
     error::ApiError,
+    grammar,
     request::{Delivery, Request},
 };
 use crate::{adapter::AdapterLease, engine::Engine, generation::Generation};
@@ -21,6 +22,8 @@ pub(super) struct Prompts {
     pub(super) tokens: Vec<Vec<u32>>,
     /// Most tokens to generate where the request does not say; `None` is as many as fit.
     pub(super) default_max_tokens: Option<usize>,
+    /// Texts that come before the generated ones, one for each prompt; empty where none do.
+    pub(super) echo: Vec<String>,
 }
 
 /// The adapter of that name, or `None` for the base model.
@@ -70,14 +73,20 @@ pub(super) fn encode(
 /// # Errors
 /// A prompt does not fit, the queue is full, or the engine fails.
 pub(super) async fn answer(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     request: &Request,
     adapter: Option<Arc<AdapterLease>>,
-    prompts: Prompts,
+    mut prompts: Prompts,
     shape: Shape,
 ) -> Result<Response, ApiError> {
+    let texts = std::mem::take(&mut prompts.echo);
+    let echo = texts
+        .into_iter()
+        .flat_map(|text| std::iter::repeat_n(text, request.choices))
+        .collect();
     let prompt_tokens = prompts.tokens.iter().map(Vec::len).sum();
-    let generations = generations(engine, request, adapter, prompts)?;
+    let mut generations = generations(engine, request, adapter, prompts)?;
+    constrain(engine, request, &mut generations).await?;
     // If one is refused, dropping the receivers of those before it cancels them.
     let receivers = generations
         .into_iter()
@@ -87,15 +96,36 @@ pub(super) async fn answer(
     let generating = Generating {
         receivers,
         writer,
+        echo,
         usage: Usage {
             prompt_tokens,
-            completion_tokens: 0,
+            ..Usage::default()
         },
     };
     match request.delivery {
         Delivery::Whole => delivery::whole(generating).await,
         Delivery::Stream { include_usage } => Ok(delivery::stream(generating, include_usage)),
     }
+}
+
+/// Gives each generation the request's grammar, compiled once and beside the engine's thread.
+async fn constrain(
+    engine: &Arc<Engine>,
+    request: &Request,
+    generations: &mut [Generation],
+) -> Result<(), ApiError> {
+    let Some(requested) = request.grammar.clone() else {
+        return Ok(());
+    };
+    let compiling = {
+        let engine = Arc::clone(engine);
+        tokio::task::spawn_blocking(move || grammar::compile(&engine, requested))
+    };
+    let constraint = compiling.await.map_err(|_| ApiError::internal())??;
+    for generation in generations {
+        generation.constraint = Some(constraint.fork());
+    }
+    Ok(())
 }
 
 fn generations(
@@ -108,26 +138,40 @@ fn generations(
         field,
         tokens,
         default_max_tokens,
+        echo: _,
     } = prompts;
     let limit = engine.max_context();
-    let generation = |prompt: Vec<u32>| {
+    let memory = engine.kv_budget().tokens();
+    let generation = |prompt: Vec<u32>, choice: usize| {
         // What is not asked for is cut to the room that there is; what is asked for must fit.
-        let room = limit.saturating_sub(prompt.len()).max(1);
+        let room = limit.min(memory).saturating_sub(prompt.len()).max(1);
         let max_tokens = request
             .max_tokens
             .unwrap_or_else(|| default_max_tokens.unwrap_or(room).min(room));
         if prompt.len().saturating_add(max_tokens) > limit {
             return Err(ApiError::context_length(field, limit, prompt.len(), max_tokens));
         }
+        if prompt.len() + max_tokens > memory {
+            return Err(ApiError::memory(field, memory, prompt.len() + max_tokens));
+        }
+        let mut sampling = request.sampling.clone();
+        // Choices of one seed would all be the same.
+        sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
         Ok(Generation {
             prompt,
             adapter: adapter.clone(),
             max_tokens,
-            sampling: request.sampling.clone(),
+            sampling,
             stopping: request.stopping.clone(),
+            constraint: None,
             skip_special_tokens: request.skip_special_tokens,
             logprobs: request.logprobs,
         })
     };
-    tokens.into_iter().map(generation).collect()
+    let choices = tokens
+        .into_iter()
+        .flat_map(|prompt| (0..request.choices).map(move |choice| (prompt.clone(), choice)));
+    choices
+        .map(|(prompt, choice)| generation(prompt, choice))
+        .collect()
 }

@@ -12,6 +12,7 @@ mod delivery;
 mod error;
 mod fields;
 mod generate;
+mod grammar;
 mod messages;
 mod models;
 mod request;

@@ -3,7 +3,8 @@
 use super::{
     error::ApiError,
     fields::Fields,
-    sampling::{refuse_unsupported, sampling, stopping},
+    grammar::{self, RequestedGrammar},
+    sampling::{choices, refuse_unsupported, sampling, stopping},
 };
 use crate::{generation::Stopping, sampler::Sampling};
 
@@ -26,10 +27,14 @@ pub(super) struct Request {
     pub(super) model: String,
     /// Most tokens to generate, if said.
     pub(super) max_tokens: Option<usize>,
+    /// How many choices each prompt gets.
+    pub(super) choices: usize,
     /// How tokens are picked.
     pub(super) sampling: Sampling,
     /// When to stop.
     pub(super) stopping: Stopping,
+    /// What the text must follow.
+    pub(super) grammar: Option<RequestedGrammar>,
     /// Whether special tokens stay out of the text.
     pub(super) skip_special_tokens: bool,
     /// How the answer is sent.
@@ -53,8 +58,10 @@ impl Request {
         Ok(Self {
             model: fields.required_text("model")?.to_owned(),
             max_tokens: newer.or(fields.count("max_tokens", 1)?),
+            choices: choices(fields)?,
             sampling: sampling(fields)?,
             stopping: stopping(fields)?,
+            grammar: grammar::read(fields)?,
             skip_special_tokens: fields.flag("skip_special_tokens", true)?,
             delivery: delivery(fields)?,
             logprobs,

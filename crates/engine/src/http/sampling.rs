@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{error::ApiError, fields::Fields};
-use crate::{generation::Stopping, sampler::Sampling};
+use crate::{generation::Stopping, logits::LogitRules, sampler::Sampling};
 
 /// Most stop strings of one request.
 const MOST_STOPS: usize = 16;
@@ -12,30 +12,17 @@ const LONGEST_STOP: usize = 1024;
 /// Most alternatives whose log-probabilities are reported for each token.
 pub(super) const MOST_LOGPROBS: i64 = 20;
 
+/// Most entries of `logit_bias`.
+const MOST_BIASES: usize = 1024;
+/// Most choices of one prompt.
+const MOST_CHOICES: i64 = 64;
+
 /// Fields that would change the text. Each must be absent, null, empty, or one of the values that change nothing.
-const UNSUPPORTED: [(&str, &[&str], &str); 24] = [
-    ("n", &["1"], "it gives one choice a request"),
-    ("best_of", &["1"], "it gives one choice a request"),
+const UNSUPPORTED: [(&str, &[&str], &str); 10] = [
     ("use_beam_search", &["false"], "it has no beam search"),
-    ("presence_penalty", &["0", "0.0"], "it has no penalties"),
-    ("frequency_penalty", &["0", "0.0"], "it has no penalties"),
-    ("repetition_penalty", &["1", "1.0"], "it has no penalties"),
-    ("logit_bias", &[], "it cannot change logits"),
-    ("allowed_token_ids", &[], "it cannot change logits"),
-    ("bad_words", &[], "it cannot change logits"),
-    ("min_tokens", &["0"], "it cannot put off the end"),
+    ("bad_words", &[], "it has no list of bad words; use `logit_bias`"),
     ("tools", &[], "it has no tool calls"),
     ("functions", &[], "it has no tool calls"),
-    (
-        "response_format",
-        &[r#"{"type":"text"}"#],
-        "it has no structured output",
-    ),
-    ("structured_outputs", &[], "it has no structured output"),
-    ("guided_json", &[], "it has no structured output"),
-    ("guided_regex", &[], "it has no structured output"),
-    ("guided_choice", &[], "it has no structured output"),
-    ("guided_grammar", &[], "it has no structured output"),
     (
         "prompt_logprobs",
         &["0"],
@@ -88,7 +75,69 @@ pub(super) fn sampling(fields: &Fields) -> Result<Sampling, ApiError> {
         seed: fields
             .integer("seed", i64::MIN..=i64::MAX)?
             .map(i64::cast_unsigned),
+        rules: rules(fields)?,
     })
+}
+
+fn rules(fields: &Fields) -> Result<LogitRules, ApiError> {
+    let default = LogitRules::default();
+    let number = |name: &str, bounds, default: f32| -> Result<f32, ApiError> {
+        Ok(fields.number(name, bounds)?.unwrap_or(default))
+    };
+    let allowed = fields.get("allowed_token_ids").map(|value| {
+        token_ids(value)
+            .filter(|tokens| !tokens.is_empty())
+            .ok_or_else(|| {
+                let message = "`allowed_token_ids` must be a list of token ids that is not empty.";
+                ApiError::invalid("allowed_token_ids", message)
+            })
+    });
+    Ok(LogitRules {
+        presence: number("presence_penalty", -2.0..=2.0, default.presence)?,
+        frequency: number("frequency_penalty", -2.0..=2.0, default.frequency)?,
+        repetition: number("repetition_penalty", 0.01..=10.0, default.repetition)?,
+        bias: fields
+            .get("logit_bias")
+            .map_or_else(|| Ok(Vec::new()), logit_bias)?,
+        allowed: allowed.transpose()?,
+        min_tokens: fields.count("min_tokens", 0)?.unwrap_or(default.min_tokens),
+    })
+}
+
+/// `{"token id": bias}`
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a bias needs no more than float32"
+)]
+fn logit_bias(value: &Value) -> Result<Vec<(u32, f32)>, ApiError> {
+    let entry = |(token, bias): (&String, &Value)| {
+        let bias = bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias))?;
+        Some((token.parse().ok()?, bias as f32))
+    };
+    let entries = value.as_object().filter(|entries| entries.len() <= MOST_BIASES);
+    let biases: Option<Vec<(u32, f32)>> = entries.and_then(|entries| entries.iter().map(entry).collect());
+    biases.ok_or_else(|| {
+        let message = format!(
+            "`logit_bias` must be an object of at most {MOST_BIASES} token ids, each with a number from -100 to 100."
+        );
+        ApiError::invalid("logit_bias", message)
+    })
+}
+
+/// How many choices each prompt gets. `best_of` would pick among more of them than it shows, which this engine does not.
+///
+/// # Errors
+/// Too many, or `best_of` is another number.
+pub(super) fn choices(fields: &Fields) -> Result<usize, ApiError> {
+    let choices = fields.integer("n", 1..=MOST_CHOICES)?.unwrap_or(1);
+    if fields
+        .integer("best_of", 1..=i64::MAX)?
+        .is_some_and(|best| best != choices)
+    {
+        let reason = "it shows every choice that it generates, so `best_of` must be `n`";
+        return Err(ApiError::unsupported("best_of", reason));
+    }
+    Ok(usize::try_from(choices).unwrap_or(1))
 }
 
 /// Stop strings and tokens.
@@ -188,11 +237,10 @@ mod tests {
     #[test]
     fn what_changes_the_answer_is_refused_by_name() {
         for body in [
-            json!({"n": 2}),
-            json!({"presence_penalty": 0.5}),
-            json!({"logit_bias": {"5": 100}}),
-            json!({"tools": [{"type": "function"}]}),
-            json!({"response_format": {"type": "json_object"}}),
+            json!({"use_beam_search": true}),
+            json!({"bad_words": ["x"]}),
+            json!({"prompt_logprobs": 1}),
+            json!({"functions": [{"name": "f"}]}),
         ] {
             let name = body.as_object().unwrap().keys().next().unwrap();
             let error = refuse_unsupported(&fields(&body), &[]).unwrap_err();
@@ -208,6 +256,14 @@ mod tests {
             json!({"top_p": 1.5}),
             json!({"top_k": 1.5}),
             json!({"min_p": -1}),
+            json!({"presence_penalty": 2.5}),
+            json!({"repetition_penalty": 0}),
+            json!({"logit_bias": {"a": 1}}),
+            json!({"logit_bias": {"5": 101}}),
+            json!({"allowed_token_ids": []}),
+            json!({"min_tokens": -1}),
+            json!({"n": 0}),
+            json!({"n": 2, "best_of": 3}),
             json!({"seed": "a"}),
             json!({"stop": ""}),
             json!({"stop": [1]}),
@@ -219,8 +275,14 @@ mod tests {
             let error = sampling(&read)
                 .map(drop)
                 .and_then(|()| stopping(&read).map(drop))
+                .and_then(|()| choices(&read).map(drop))
                 .unwrap_err();
-            assert_eq!(error.body().error.param.as_ref(), Some(name), "{body}");
+            let name = if body.get("best_of").is_some() {
+                "best_of"
+            } else {
+                name.as_str()
+            };
+            assert_eq!(error.body().error.param.as_deref(), Some(name), "{body}");
         }
     }
 }

@@ -35,15 +35,17 @@ fn wrong_fields() -> Vec<(Value, u16, &'static str)> {
         json!({"stop": [""]}),
         json!({"stream": "yes"}),
         json!({"stream_options": {"include_usage": true}}),
+        json!({"response_format": {"type": "xml"}}),
+        json!({"logit_bias": {"1": 500}}),
+        json!({"presence_penalty": 3}),
         json!({"top_logprobs": 2}),
         json!({"top_logprobs": 21, "logprobs": true}),
     ];
     let unsupported = [
-        json!({"n": 2}),
+        json!({"best_of": 3}),
         json!({"tools": [{"type": "function"}]}),
-        json!({"response_format": {"type": "json_object"}}),
-        json!({"logit_bias": {"1": 5}}),
-        json!({"presence_penalty": 1}),
+        json!({"bad_words": ["x"]}),
+        json!({"structured_outputs": {"poem": true}}),
         json!({"chat_template": "{{ 1 }}"}),
     ];
     let invalid = invalid.into_iter().map(|change| (change, 400, "invalid_value"));

@@ -6,4 +6,5 @@ mod errors;
 mod generation;
 mod golden;
 mod lifecycle;
+mod output;
 mod server;
