@@ -65,6 +65,7 @@ fn private_operations() -> OpenApiRouter<ApiState> {
         .merge(routes::datasets::router())
         .merge(routes::jobs::router())
         .merge(routes::adapters::router())
+        .merge(routes::exports::router())
         .merge(routes::deployments::router())
 }
 

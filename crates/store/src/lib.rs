@@ -15,6 +15,7 @@ pub mod deployments;
 pub mod embedded;
 pub mod error;
 pub mod events;
+pub mod exports;
 pub mod files;
 pub mod idempotency;
 pub mod jobs;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tunesmith_store::{base_models::BaseModelDetails, files::StoredFile, queue::ClaimedJob};
-use tunesmith_types::names::Sha256Digest;
+use tunesmith_types::{names::Sha256Digest, probe::Probe};
 
 /// Of the manifest's form.
 const MANIFEST_VERSION: u32 = 1;
@@ -14,6 +14,7 @@ pub(crate) fn manifest(
     base: &BaseModelDetails,
     files: &[StoredFile],
     metrics: &Value,
+    probes: &[Probe],
 ) -> Value {
     let files: Vec<Value> = files
         .iter()
@@ -34,6 +35,7 @@ pub(crate) fn manifest(
         "hyperparameters": job.hyperparameters,
         "metrics": metrics,
         "files": files,
+        Probe::FIELD: probes,
     })
 }
 

@@ -7,6 +7,7 @@ pub mod base_models;
 pub mod bootstrap;
 pub mod datasets;
 pub mod deployments;
+pub mod exports;
 mod job_decisions;
 mod job_targets;
 pub mod job_view;

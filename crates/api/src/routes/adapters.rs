@@ -28,7 +28,7 @@ pub(crate) fn router() -> OpenApiRouter<ApiState> {
         .routes(routes!(list_adapter_version_files))
 }
 
-fn version_in_path(name: &str, number: &str) -> Result<(ResourceName, i32), ApiError> {
+pub(super) fn version_in_path(name: &str, number: &str) -> Result<(ResourceName, i32), ApiError> {
     let absent = || ApiError::not_found(adapters::VERSION_KIND, format!("{name}@{number}"));
     let name = name.parse().map_err(|_| absent())?;
     Ok((name, number.parse().map_err(|_| absent())?))

@@ -6,6 +6,7 @@ pub(crate) mod api_keys;
 pub(crate) mod base_models;
 pub(crate) mod datasets;
 pub(crate) mod deployments;
+pub(crate) mod exports;
 pub(crate) mod jobs;
 pub(crate) mod probes;
 

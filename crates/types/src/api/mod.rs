@@ -8,6 +8,7 @@ pub mod auth;
 pub mod base_models;
 pub mod datasets;
 pub mod deployments;
+pub mod exports;
 pub mod jobs;
 
 use serde::{Deserialize, Serialize};
