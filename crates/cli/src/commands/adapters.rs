@@ -1,4 +1,4 @@
-//! `adapters list|show|download`.
+//! `adapters list|show|download|export`.
 
 use std::{
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use tunesmith_types::{
     list::{List, PageQuery},
 };
 
-use super::{page, say_more};
+use super::{exports, page, say_more};
 use crate::{
     args::client::AdaptersCommand,
     client::ApiClient,
@@ -70,6 +70,14 @@ pub(super) async fn run(
             download(client, name, number, &folder).await?;
             let shown = json!({"adapter": name, "version": number, "folder": folder});
             printer.result(&shown, || folder.display().to_string());
+        }
+        AdaptersCommand::Export(args) => {
+            let (name, number) = parse(&args.adapter)?;
+            let number = match number {
+                Some(number) => number,
+                None => client.adapter(name).await?.latest_version,
+            };
+            exports::export(client, name, number, &args, printer).await?;
         }
     }
     Ok(ExitCode::SUCCESS)

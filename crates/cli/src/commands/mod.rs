@@ -9,6 +9,7 @@ mod datasets;
 mod demo;
 mod deployments;
 mod evaluate;
+mod exports;
 mod jobs;
 
 use std::process::ExitCode;
