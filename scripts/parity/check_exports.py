@@ -10,7 +10,7 @@ WORK       an empty folder
 For each family an adapter is trained for six steps and merged. Then
 - peft loads the folder, and gives the log-probabilities of probes.json, of base and adapter, within 1e-4;
 - transformers loads the merged model, and gives the logits of base and adapter by peft within 1e-4 of the largest logit,
-  in float32; the same merged to bfloat16 within the trainer's own tolerance, 5e-2 of the largest logit.
+  in float32; the same merged to bfloat16 within the trainer's own tolerance, 1e-1 of the largest logit.
 """
 
 import json
@@ -23,7 +23,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 LOGPROB_TOLERANCE = 1e-4
-LOGIT_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
+LOGIT_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-1}
 
 
 def run(*arguments: str) -> None:

@@ -25,8 +25,8 @@ pub const VERIFICATION_FILE: &str = "verification.json";
 const fn tolerance(kind: Kind) -> f64 {
     match kind {
         Kind::Float => 1e-4,
-        Kind::Half => 1e-2,
-        _ => 5e-2,
+        Kind::Half => 2e-2,
+        _ => 1e-1,
     }
 }
 

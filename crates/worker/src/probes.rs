@@ -17,11 +17,11 @@ const MOST_BYTES: u64 = 256 * 1024;
 /// Why the probes cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum ProbesError {
-    #[error("{} cannot be read", Probe::FILE)]
+    #[error("the probes cannot be read")]
     Read(#[from] io::Error),
-    #[error("{} is not a list of probes", Probe::FILE)]
+    #[error("the file is not a list of probes")]
     Json(#[from] serde_json::Error),
-    #[error("{} has {0}", Probe::FILE)]
+    #[error("there is {0}")]
     Wrong(&'static str),
 }
 
@@ -42,11 +42,11 @@ fn read(folder: &Path) -> Result<Vec<Probe>, ProbesError> {
     let file = File::open(folder.join(Probe::FILE))?;
     file.take(MOST_BYTES + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MOST_BYTES {
-        return Err(ProbesError::Wrong("too many bytes"));
+        return Err(ProbesError::Wrong("a file that is too long"));
     }
     let probes: Vec<Probe> = serde_json::from_slice(&text)?;
     match probes.iter().find_map(problem) {
-        _ if probes.len() > Probe::MOST => Err(ProbesError::Wrong("too many probes")),
+        _ if probes.len() > Probe::MOST => Err(ProbesError::Wrong("a list that is too long")),
         Some(problem) => Err(ProbesError::Wrong(problem)),
         None => Ok(probes),
     }

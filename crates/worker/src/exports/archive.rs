@@ -57,7 +57,7 @@ pub(super) async fn build(sources: &Sources<'_>) -> Result<Built, Failure> {
 /// Files in the order of their names, without owner or time: the same version gives the same bytes.
 fn write(path: &Path, folder: &str, adapter: &Path, card: &str) -> io::Result<()> {
     let mut archive = tar::Builder::new(io::BufWriter::new(File::create(path)?));
-    let mut header = |size: u64, name: &str| -> io::Result<tar::Header> {
+    let header = |size: u64, name: &str| -> io::Result<tar::Header> {
         let mut header = tar::Header::new_ustar();
         header.set_path(format!("{folder}/{name}"))?;
         header.set_size(size);
