@@ -8,6 +8,7 @@ mod api_keys;
 mod base_models;
 mod datasets;
 mod deployments;
+mod exports;
 mod idempotency;
 mod isolation;
 mod jobs;
