@@ -66,4 +66,7 @@ for folder in "$golden"/*/; do
     train "$family" bfloat16
     "$python" "$here/bfloat16.py" "$folder" "$work/$family-bfloat16.jsonl"
 done
+mkdir "$work/exports"
+say "adapters, golden probes and merged models, in peft and transformers"
+"$python" "$here/check_exports.py" "$trainer" "$golden" "$work/exports"
 say "all agree"

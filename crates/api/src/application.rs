@@ -68,6 +68,7 @@ fn private_operations() -> OpenApiRouter<ApiState> {
         .merge(routes::adapters::router())
         .merge(routes::aliases::router())
         .merge(routes::lineage::router())
+        .merge(routes::exports::router())
         .merge(routes::deployments::router())
         .merge(routes::rollouts::router())
         .merge(routes::usage::router())

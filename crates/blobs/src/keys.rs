@@ -12,7 +12,7 @@
 
 use std::{fmt, str::FromStr};
 
-use tunesmith_types::ids::{BaseModelId, DatasetId, JobId, OrganizationId};
+use tunesmith_types::ids::{BaseModelId, DatasetId, ExportId, JobId, OrganizationId};
 use tunesmith_types::names::ResourceName;
 use uuid::Uuid;
 
@@ -95,11 +95,37 @@ impl fmt::Display for RunPlace {
     }
 }
 
+/// One making of an export; two never write to the same key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ExportPlace {
+    /// The export.
+    pub export: ExportId,
+    /// Epoch of the lease.
+    pub epoch: i64,
+    /// The lease.
+    pub lease: Uuid,
+}
+
 /// The key of one blob.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlobKey(String);
 
 impl BlobKey {
+    /// A file of an export.
+    ///
+    /// # Errors
+    /// An export has no file of this name.
+    pub fn export_file(place: ExportPlace, file: &str) -> Result<Self, InvalidKey> {
+        if !is_export_file(file) {
+            return Err(InvalidKey::new(file, "a file name of an export"));
+        }
+        let ExportPlace { export, epoch, lease } = place;
+        Ok(Self(format!(
+            "exports/{export}/{epoch}-{}/{file}",
+            lease.simple()
+        )))
+    }
+
     /// The examples of a dataset.
     #[must_use]
     pub fn dataset(organization: OrganizationId, dataset: DatasetId) -> Self {
@@ -193,6 +219,9 @@ impl FromStr for BlobKey {
             ["base-models", base_model, file] => is_id::<BaseModelId>(base_model) && is_base_model_file(file),
             ["jobs", job, run, rest @ ..] => is_id::<JobId>(job) && is_run(run) && is_run_file(rest),
             ["imports", folder, file] => is_id::<ResourceName>(folder) && is_base_model_file(file),
+            ["exports", export, run, file] => {
+                is_id::<ExportId>(export) && is_run(run) && is_export_file(file)
+            }
             ["self-test", random] => is_hex(random, 32),
             _ => false,
         };
@@ -248,6 +277,13 @@ impl BlobPrefix {
 #[must_use]
 pub fn is_base_model_file(file: &str) -> bool {
     BASE_MODEL_FILES.contains(&file) || is_weight_shard(file)
+}
+
+/// Whether an export may have a file of this name: those of a model folder, one archive, one GGUF file, and what says how
+/// they were verified.
+#[must_use]
+pub fn is_export_file(file: &str) -> bool {
+    is_base_model_file(file) || ["adapter.tar", "adapter.gguf", "verification.json"].contains(&file)
 }
 
 /// `model-00001-of-00004.safetensors`

@@ -147,6 +147,11 @@ impl WeightFiles {
             .ok_or_else(|| self.mismatch(vec![missing(name)]))
     }
 
+    /// The element type of a tensor in the files.
+    pub(crate) fn kind(&self, name: &str) -> Result<Kind, ModelError> {
+        Ok(self.file_of(name)?.kind(name)?)
+    }
+
     fn check(&self, expected: &[(String, Vec<i64>)], config: &ModelConfig) -> Result<(), ModelError> {
         let mut problems = Vec::new();
         for (name, shape) in expected {

@@ -17,6 +17,7 @@ pub mod deployments;
 pub mod embedded;
 pub mod error;
 pub mod events;
+pub mod exports;
 pub mod feedback;
 pub mod figures;
 pub mod files;

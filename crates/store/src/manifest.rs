@@ -6,6 +6,7 @@ use tunesmith_types::{
     hyperparameters::Hyperparameters,
     ids::{AdapterVersionId, JobId},
     names::Sha256Digest,
+    probe::Probe,
 };
 
 use crate::{base_models::BaseModel, base_models::BaseModelDetails, datasets::Dataset, files::StoredFile};
@@ -36,7 +37,7 @@ pub struct Origin<'a> {
 
 /// The manifest of a version. It holds nothing that differs from run to run, such as times.
 #[must_use]
-pub fn manifest(origin: &Origin<'_>, files: &[StoredFile], metrics: &Value) -> Value {
+pub fn manifest(origin: &Origin<'_>, files: &[StoredFile], metrics: &Value, probes: &[Probe]) -> Value {
     let files: Vec<Value> = files
         .iter()
         .map(|file| json!({"name": file.name, "sha256": file.sha256, "bytes": file.bytes}))
@@ -58,6 +59,7 @@ pub fn manifest(origin: &Origin<'_>, files: &[StoredFile], metrics: &Value) -> V
         "metrics": metrics,
         PARENT_FIELD: origin.parent,
         "files": files,
+        Probe::FIELD: probes,
     })
 }
 

@@ -24,6 +24,8 @@ pub enum Command {
     Train(Box<TrainArgs>),
     /// Train several adapters together over one copy of their base model
     Gang(GangArgs),
+    /// Fold an adapter into its base model, prove it, and write a model folder
+    Merge(MergeArgs),
     /// Make a model folder with random weights
     Init(InitArgs),
     /// Make a byte-level BPE tokenizer from JSONL data
@@ -236,6 +238,55 @@ pub enum SaveDtype {
     Float32,
     /// 16 bits
     Bfloat16,
+}
+
+/// `merge`.
+#[derive(Debug, Clone, Args)]
+pub struct MergeArgs {
+    /// Base model: a folder in Hugging Face layout
+    #[arg(long, value_name = "DIR")]
+    pub base: PathBuf,
+    /// Adapter, in PEFT layout
+    #[arg(long, value_name = "DIR")]
+    pub adapter: PathBuf,
+    /// Where the merged model folder is written
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Number format of the merged weights [default: the base model's]
+    #[arg(long, value_enum)]
+    pub dtype: Option<MergeDtype>,
+    /// Bytes of one weights file at most
+    #[arg(long, value_name = "BYTES", default_value_t = tunesmith_model::SHARD_BYTES)]
+    pub max_shard_bytes: usize,
+    /// Golden probes to compare on [default: probes.json of the adapter, if there is one]
+    #[arg(long, value_name = "FILE")]
+    pub probes: Option<PathBuf>,
+    /// Threads of tensor work on the CPU [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+}
+
+/// `merge --dtype`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MergeDtype {
+    /// 32 bits
+    Float32,
+    /// 16 bits, 11 of them precise
+    Float16,
+    /// 16 bits, 8 of them precise
+    Bfloat16,
+}
+
+impl MergeDtype {
+    /// LibTorch's name of it.
+    #[must_use]
+    pub fn kind(self) -> tch::Kind {
+        match self {
+            Self::Float32 => tch::Kind::Float,
+            Self::Float16 => tch::Kind::Half,
+            Self::Bfloat16 => tch::Kind::BFloat16,
+        }
+    }
 }
 
 /// `init`.

@@ -11,6 +11,7 @@ use tunesmith_types::hyperparameters::Hyperparameters;
 use crate::assignment::Assignment;
 use crate::error::TrainError;
 use crate::preparation::BaseText;
+use crate::probes::ProbePrompts;
 
 /// The examples of a run.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub struct Data {
     pub eval: Vec<usize>,
     /// What a person should know about the data.
     pub warnings: Vec<String>,
+    /// What the finished adapter is asked.
+    pub probe_prompts: ProbePrompts,
 }
 
 impl Data {
@@ -63,6 +66,7 @@ impl Data {
         };
         let (train, held_out) = corpus.split(held_out, u64::from(asked.seed.get()));
         Ok(Self {
+            probe_prompts: ProbePrompts::choose(&corpus, &train, &reading.encoder, base.vocabulary),
             digest: corpus.digest(),
             eval: match &eval_corpus {
                 Some(corpus) => (0..corpus.len()).collect(),

@@ -60,6 +60,7 @@ pub fn pick_kind(dtype: TrainingDtype, device: Device) -> Kind {
 pub const fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::BFloat16 => "bfloat16",
+        Kind::Half => "float16",
         _ => "float32",
     }
 }

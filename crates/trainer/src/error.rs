@@ -150,6 +150,17 @@ pub enum TrainError {
         /// The model's words for it.
         message: String,
     },
+    /// A merged model does not give what base and adapter give.
+    #[error(
+        "the merged model's scores differ from those of base and adapter by {difference:e}, more than {tolerance:e}, so \
+         it was not written; try --dtype float32"
+    )]
+    MergeDiffers {
+        /// The largest difference of two scores.
+        difference: f64,
+        /// What is allowed.
+        tolerance: f64,
+    },
     /// SPEC.json is not valid, or a command is not.
     #[error("{0}")]
     Specification(String),
@@ -189,6 +200,7 @@ impl TrainError {
             Self::Device { .. } => "device_unavailable",
             Self::Output { .. } | Self::DiskTooSmall { .. } => "output_unwritable",
             Self::Pass { code, .. } => code,
+            Self::MergeDiffers { .. } => "merge_differs",
             Self::Specification(_) => "invalid_specification",
             Self::Internal(_) => "internal_error",
             Self::Vocabulary(_) => "tokenizer_invalid",

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tch::{Tensor, no_grad_guard};
 use tunesmith_types::hyperparameters::Hyperparameters;
+use tunesmith_types::probe::Probe;
 use tunesmith_types::trainer::{StopReason, TrainerEvent};
 
 use crate::assignment::Assignment;
@@ -20,6 +21,7 @@ use crate::optimizer::AdamW;
 use crate::passes::Contribution;
 use crate::plan::Plan;
 use crate::preparation::Prepared;
+use crate::probes::write_probes;
 use crate::recipe::Recipe;
 use crate::report::Reporter;
 use crate::schedule::LearningRateSchedule;
@@ -138,8 +140,12 @@ impl Job {
             self.subject.replace(values)?;
             delivered_step = best.step;
         }
+        let probes = self.probes(base)?;
         let out = &self.assignment.spec.out;
-        write_into(out, |aside| self.subject.save_result(aside, base))?;
+        write_into(out, |aside| {
+            self.subject.save_result(aside, base)?;
+            probes.map_or(Ok(()), |probes| write_probes(aside, &probes))
+        })?;
         self.reporter.tell(TrainerEvent::Finished {
             steps: self.state.step,
             path: out.display().to_string(),
@@ -147,6 +153,23 @@ impl Job {
             stopped_early: self.state.selection.stopped_early,
         });
         Ok(())
+    }
+
+    /// What the adapter answers to prompts of its data. An adapter is worth more than its probes: where they cannot be
+    /// recorded it is delivered without.
+    fn probes(&mut self, base: &Base) -> Result<Option<Vec<Probe>>, TrainError> {
+        let Some(adapter) = self.subject.as_adapter() else {
+            return Ok(None);
+        };
+        match self.data.probe_prompts.record(base, adapter) {
+            Ok(probes) => Ok(Some(probes)),
+            Err(error) if error.ends_the_process() => Err(error),
+            Err(error) => {
+                self.reporter
+                    .warning(format!("The adapter has no golden probes: {error}"));
+                Ok(None)
+            }
+        }
     }
 
     /// Ends on a command; draining leaves a checkpoint of the last step.

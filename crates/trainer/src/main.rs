@@ -11,6 +11,7 @@ use tunesmith_trainer::cli::{Cli, Command};
 use tunesmith_trainer::device::set_threads;
 use tunesmith_trainer::error::TrainError;
 use tunesmith_trainer::init::init;
+use tunesmith_trainer::merge::merge;
 use tunesmith_trainer::process::{gang, train};
 use tunesmith_trainer::vocabulary::make_tokenizer;
 
@@ -30,6 +31,14 @@ fn main() -> ExitCode {
     match cli.command {
         Command::Train(args) => exit_code(train(&args, cuda_problem(cuda))),
         Command::Gang(args) => exit_code(gang(&args, cuda_problem(cuda))),
+        Command::Merge(args) => {
+            set_threads(args.threads);
+            by_hand(merge(&args).map(|verification| {
+                let verified = serde_json::to_string(&verification).unwrap_or_default();
+                // The folder says the same; nobody may be listening.
+                let _ = writeln!(std::io::stdout(), "{verified}");
+            }))
+        }
         Command::Init(args) => {
             set_threads(None);
             by_hand(init(&args))

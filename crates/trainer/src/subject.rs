@@ -109,15 +109,23 @@ impl Subject {
         base.model
             .save(folder, full.save_kind())
             .map_err(|error| TrainError::saving(folder, error))?;
-        for name in TEXT_FILES {
-            let from = base.folder.join(name);
-            if from.exists() {
-                let to = folder.join(name);
-                fs::copy(&from, &to).map_err(TrainError::output(&to))?;
-            }
-        }
-        Ok(())
+        copy_text_files(&base.folder, folder)
     }
+}
+
+/// Copies tokenizer, chat template and generation settings of a base model.
+///
+/// # Errors
+/// A file cannot be written.
+pub(crate) fn copy_text_files(base: &Path, folder: &Path) -> Result<(), TrainError> {
+    for name in TEXT_FILES {
+        let from = base.join(name);
+        if from.exists() {
+            let to = folder.join(name);
+            fs::copy(&from, &to).map_err(TrainError::output(&to))?;
+        }
+    }
+    Ok(())
 }
 
 /// One range, or, with LoRA+, `A` and `B` apart. Both are decayed, each at its own rate, as in PEFT's

@@ -128,6 +128,8 @@ typed_ids! {
     DeploymentRevisionId, "rev", "a deployment revision";
     /// Something that happened to a job.
     EventId, "evt", "an event";
+    /// An adapter version in another form.
+    ExportId, "exp", "an export";
     /// A training job.
     JobId, "job", "a training job";
     /// The tenant.

@@ -21,6 +21,10 @@ pub struct Probe {
 impl Probe {
     /// Longest continuation.
     pub const MOST_TOKENS: usize = 8;
-    /// Name of the list in a version's manifest, and of the file that a trainer leaves beside the adapter.
+    /// Name of the list in a version's manifest.
     pub const FIELD: &'static str = "probes";
+    /// The file with the list that a trainer leaves beside the adapter.
+    pub const FILE: &'static str = "probes.json";
+    /// Most probes of a version.
+    pub const MOST: usize = 16;
 }

@@ -61,6 +61,37 @@ states! {
         /// Stopped on request. Final.
         Cancelled = "cancelled",
     }
+    /// An export of an adapter version.
+    ExportState {
+        /// Waits for a worker.
+        Queued = "queued",
+        /// A worker holds its lease.
+        Running = "running",
+        /// It was made and verified. Final.
+        Succeeded = "succeeded",
+        /// Its error says why. Asking for it again tries again.
+        Failed = "failed",
+    }
+    /// In which form an adapter version is exported.
+    ExportFormat {
+        /// An archive of a folder that `peft` loads, with a model card.
+        Peft = "peft",
+        /// The base model's weights with the adapter folded in.
+        Merged = "merged",
+        /// A LoRA file for llama.cpp.
+        Gguf = "gguf",
+    }
+    /// The number format of exported weights.
+    ExportDtype {
+        /// What the form has by itself: the base model's format for merged weights, float32 for adapters.
+        Auto = "auto",
+        /// 32 bits.
+        Float32 = "float32",
+        /// 16 bits, 11 of them precise.
+        Float16 = "float16",
+        /// 16 bits, 8 of them precise.
+        Bfloat16 = "bfloat16",
+    }
     /// A dataset.
     DatasetState {
         /// Bytes are in S3; the validator has not finished.

@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Error as _, Visitor},
+};
 use utoipa::openapi::{
     RefOr,
     schema::{ObjectBuilder, OneOfBuilder, Schema, Type},
@@ -170,20 +173,32 @@ impl Serialize for VersionReference {
     }
 }
 
+/// Takes a number or a text. A field that is missing stays a missing field, which an untagged enum would hide.
+struct VersionReferenceVisitor;
+
+impl Visitor<'_> for VersionReferenceVisitor {
+    type Value = VersionReference;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{VersionReferenceError}")
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<VersionReference, E> {
+        number.to_string().parse().map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<VersionReference, E> {
+        number.to_string().parse().map_err(E::custom)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<VersionReference, E> {
+        text.parse().map_err(E::custom)
+    }
+}
+
 impl<'de> Deserialize<'de> for VersionReference {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum NumberOrText {
-            Number(u32),
-            Text(String),
-        }
-        let text = match NumberOrText::deserialize(deserializer) {
-            Ok(NumberOrText::Number(number)) => number.to_string(),
-            Ok(NumberOrText::Text(text)) => text,
-            Err(_) => return Err(D::Error::custom(VersionReferenceError)),
-        };
-        text.parse().map_err(D::Error::custom)
+        deserializer.deserialize_any(VersionReferenceVisitor)
     }
 }
 

@@ -83,7 +83,8 @@ fn verify_config(folder: &Path, hyperparameters: &Hyperparameters) -> Result<(),
     Ok(())
 }
 
-fn verify_tensors(folder: &Path) -> Result<(), AdapterError> {
+/// Checks the tensor table and every number.
+pub(crate) fn verify_tensors(folder: &Path) -> Result<(), AdapterError> {
     const FILE: &str = "adapter_model.safetensors";
     let read = |source| AdapterError::Read { file: FILE, source };
     let path = folder.join(FILE);

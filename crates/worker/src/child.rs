@@ -156,7 +156,7 @@ async fn write_commands(mut stdin: ChildStdin, mut commands: mpsc::UnboundedRece
     }
 }
 
-fn inherited_environment() -> impl Iterator<Item = (OsString, OsString)> {
+pub(crate) fn inherited_environment() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| {
         name.to_str().is_some_and(|name| {
             ENVIRONMENT.contains(&name) || ENVIRONMENT_PREFIXES.iter().any(|prefix| name.starts_with(prefix))

@@ -7,7 +7,7 @@ use tunesmith_store::{
     manifest::{self, Origin},
     queue::ClaimedJob,
 };
-use tunesmith_types::names::Sha256Digest;
+use tunesmith_types::{names::Sha256Digest, probe::Probe};
 
 pub(crate) use tunesmith_store::manifest::canonical_digest;
 
@@ -17,6 +17,7 @@ pub(crate) fn manifest(
     base: &BaseModelDetails,
     files: &[StoredFile],
     metrics: &Value,
+    probes: &[Probe],
 ) -> Value {
     let origin = Origin {
         job: job.token.job_id,
@@ -27,7 +28,7 @@ pub(crate) fn manifest(
         checkpoint_step: None,
         parent: None,
     };
-    manifest::manifest(&origin, files, metrics)
+    manifest::manifest(&origin, files, metrics, probes)
 }
 
 /// Names what every run of a job must have in common, so that a checkpoint of another job is never resumed from.

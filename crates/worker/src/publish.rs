@@ -17,6 +17,7 @@ use crate::{
     manifest::{canonical_digest, manifest},
     metrics_file,
     persist::persist,
+    probes::read_probes,
     run::WorkerContext,
     scratch::RunDirectory,
     stage::base_model_details,
@@ -65,7 +66,9 @@ pub(crate) async fn prepare(
     }
     let key = BlobKey::metrics(run_place(lease));
     let metrics_file = upload(context, &key, &directory.metrics(), "the metrics").await?;
-    let manifest = manifest(job, base_model_details(&job.base_model)?, &files, &metrics);
+    let probes = read_probes(folder, job).await;
+    let base = base_model_details(&job.base_model)?;
+    let manifest = manifest(job, base, &files, &metrics, &probes);
     let version = NewAdapterVersion {
         digest: canonical_digest(&manifest),
         manifest,
@@ -128,7 +131,8 @@ async fn verify(folder: PathBuf, job: &ClaimedJob) -> Result<(), Failure> {
         })
 }
 
-async fn upload(
+/// Puts a file in its place, patiently.
+pub(crate) async fn upload(
     context: &WorkerContext,
     key: &BlobKey,
     path: &Path,

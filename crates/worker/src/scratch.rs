@@ -55,6 +55,11 @@ impl Scratch {
         Ok(directory)
     }
 
+    /// A new directory for an export. Removed when dropped.
+    pub(crate) fn export_directory(&self) -> io::Result<tempfile::TempDir> {
+        tempfile::Builder::new().prefix("export-").tempdir_in(&self.runs)
+    }
+
     /// A new run directory.
     pub(crate) fn run_directory(&self, run: RunId) -> io::Result<RunDirectory> {
         let directory = RunDirectory {

@@ -14,6 +14,7 @@ use tunesmith_store::{
 
 use crate::{
     base_model_cache::BaseModelCache,
+    exports::serve_exports,
     failure::chain,
     gang::serve,
     persist::persist,
@@ -91,7 +92,12 @@ impl Worker {
         tracing::info!(worker = context.settings.name, devices = ?context.settings.trainer.devices, "the worker is up");
         let mut reaper = JoinSet::new();
         reaper.spawn(reap_now_and_then(Arc::clone(&context)));
+        let mut exporter = JoinSet::new();
+        exporter.spawn(serve_exports(Arc::clone(&context)));
         serve_devices(&context).await;
+        if let Some(Err(error)) = exporter.join_next().await {
+            tracing::error!(%error, "exports are made no more");
+        }
         tracing::info!(worker = context.settings.name, "the worker is drained");
         Ok(())
     }

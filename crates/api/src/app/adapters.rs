@@ -3,6 +3,7 @@
 use chrono::Utc;
 use futures::{StreamExt, TryStreamExt};
 use tunesmith_blobs::BlobError;
+use tunesmith_store::files::StoredFile;
 use tunesmith_store::{adapters, tombstones};
 use tunesmith_types::api::adapters as body;
 use tunesmith_types::list::{List, PageQuery};
@@ -192,10 +193,18 @@ pub async fn files(
     reference: &VersionReference,
 ) -> Result<body::DownloadableFiles, ApiError> {
     let version = stored_version(state, caller, name, reference).await?;
+    downloadable_files(state, &version.files).await
+}
+
+/// Files by name, each with an address.
+pub(super) async fn downloadable_files(
+    state: &ApiState,
+    files: &[StoredFile],
+) -> Result<body::DownloadableFiles, ApiError> {
     let lifetime = state.settings.download_link_lifetime;
     let url_expires_at = (Utc::now() + lifetime).timestamp();
-    let mut data = Vec::with_capacity(version.files.len());
-    for file in &version.files {
+    let mut data = Vec::with_capacity(files.len());
+    for file in files {
         let key = file.key.parse().map_err(BlobError::Key)?;
         let url = state.blobs.presign_get(&key, lifetime, Some(&file.name)).await?;
         data.push(body::DownloadableFile {
@@ -255,7 +264,7 @@ pub(super) fn version_view(version: adapters::AdapterVersion) -> body::AdapterVe
 }
 
 /// A stored file without its place.
-pub(super) fn file_view(file: &tunesmith_store::files::StoredFile) -> body::StoredFile {
+pub(super) fn file_view(file: &StoredFile) -> body::StoredFile {
     body::StoredFile {
         name: file.name.clone(),
         bytes: i64::try_from(file.bytes).unwrap_or(i64::MAX),

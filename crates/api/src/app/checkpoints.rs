@@ -132,7 +132,7 @@ async fn prepare(
     };
     let files = vec![config, tensors];
     let metrics = metrics_until(state, job, checkpoint.step).await?;
-    let manifest = manifest(&origin, &files, &metrics);
+    let manifest = manifest(&origin, &files, &metrics, &[]);
     Ok(NewAdapterVersion {
         digest: canonical_digest(&manifest),
         manifest,

@@ -11,6 +11,7 @@ pub mod checkpoints;
 pub mod datasets;
 mod deployment_targets;
 pub mod deployments;
+pub mod exports;
 pub mod feedback;
 mod job_decisions;
 mod job_targets;

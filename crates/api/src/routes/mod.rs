@@ -8,6 +8,7 @@ pub(crate) mod base_models;
 pub(crate) mod checkpoints;
 pub(crate) mod datasets;
 pub(crate) mod deployments;
+pub(crate) mod exports;
 pub(crate) mod feedback;
 pub(crate) mod jobs;
 pub(crate) mod lineage;

@@ -21,10 +21,18 @@ async fn what_belongs_to_another_organization_is_not_found() {
         .post("/v1/base-models", &json!({"name": "pending"}))
         .await
         .ok(201);
+    let export = owner
+        .post(
+            "/v1/adapters/boxes/versions/1/exports",
+            &json!({"format": "peft"}),
+        )
+        .await
+        .ok(202);
     let key = owner.post("/v1/api-keys", &json!({"name": "k"})).await.ok(201);
     let pending = owner.get("/v1/base-models/pending").await.ok(200);
     let id = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let (job, dataset, model) = (id(&job["id"]), id(&job["dataset_id"]), id(&job["base_model_id"]));
+    let export = id(&export["id"]);
     let (key, pending) = (id(&key["id"]), id(&pending["id"]));
 
     let stranger = app.sign_up("second").await;
@@ -61,6 +69,9 @@ async fn what_belongs_to_another_organization_is_not_found() {
         ("GET", format!("/v1/jobs/{job}/lineage")),
         ("POST", format!("/v1/jobs/{job}/checkpoints/1/publish")),
         ("GET", "/v1/deployments/desk/lineage".to_owned()),
+        ("GET", "/v1/adapters/boxes/versions/1/exports".to_owned()),
+        ("GET", format!("/v1/exports/{export}")),
+        ("GET", format!("/v1/exports/{export}/files")),
         ("GET", "/v1/deployments/desk".to_owned()),
         ("DELETE", "/v1/deployments/desk".to_owned()),
         ("GET", "/v1/deployments/desk/canary".to_owned()),

@@ -10,6 +10,7 @@ mod base_models;
 mod checkpoints;
 mod datasets;
 mod deployments;
+mod exports;
 mod idempotency;
 mod isolation;
 mod jobs;

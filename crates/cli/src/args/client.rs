@@ -146,6 +146,24 @@ pub(crate) enum AdaptersCommand {
         /// `support@7`, `support@champion`, or `support` for its newest version.
         adapter: String,
     },
+    /// Export a version in another form; waits until it is made and verified.
+    Export(ExportArgs),
+}
+
+/// `adapters export`
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// `support@7`, or `support` for its newest version.
+    pub(crate) adapter: String,
+    /// The form: a PEFT archive with a model card, merged weights, or a LoRA file for llama.cpp.
+    #[arg(long, value_parser = ["peft", "merged", "gguf"])]
+    pub(crate) format: String,
+    /// The number format [default: the base model's for merged weights, float32 for adapters].
+    #[arg(long, value_parser = ["auto", "float32", "float16", "bfloat16"])]
+    pub(crate) dtype: Option<String>,
+    /// Folder to make [default: adapter, version and form, as in support-v7-merged].
+    #[arg(long, short, value_name = "FOLDER")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// `deployments …`

@@ -1,4 +1,4 @@
-//! `adapters list|show|download|delete|lineage`.
+//! `adapters list|show|download|delete|lineage|export`.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use tunesmith_types::{
     version_reference::VersionReference,
 };
 
-use super::{aliases, lineage, page, say_more};
+use super::{aliases, exports, lineage, page, say_more};
 use crate::{
     args::client::AdaptersCommand,
     client::ApiClient,
@@ -86,6 +86,12 @@ pub(super) async fn run(
             download(client, name, number, &folder).await?;
             let shown = json!({"adapter": name, "version": number, "folder": folder});
             printer.result(&shown, || folder.display().to_string());
+        }
+        AdaptersCommand::Export(args) => {
+            let (name, version) = parse(&args.adapter)?;
+            let version = version.unwrap_or(VersionReference::Latest);
+            let number = client.adapter_version(name, &version).await?.number;
+            exports::export(client, name, number, &args, printer).await?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -11,6 +11,7 @@ mod datasets;
 mod demo;
 mod deployments;
 mod evaluate;
+mod exports;
 mod jobs;
 mod lineage;
 mod rollouts;

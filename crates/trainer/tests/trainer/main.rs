@@ -7,6 +7,7 @@ mod gang;
 mod harness;
 mod packing;
 mod parity;
+mod probes;
 mod resume;
 mod resume_everywhere;
 mod selection;

@@ -9,6 +9,7 @@ pub mod auth;
 pub mod base_models;
 pub mod datasets;
 pub mod deployments;
+pub mod exports;
 pub mod feedback;
 pub mod jobs;
 pub mod lineage;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod checkpoints;
+mod exports;
 mod faults;
 mod gangs;
 mod leases;

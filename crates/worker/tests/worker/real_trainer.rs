@@ -16,7 +16,7 @@ use tunesmith_worker::WorkerSettings;
 
 use crate::support::{BaseModelFiles, Platform};
 
-fn trainer() -> Option<PathBuf> {
+pub(crate) fn trainer() -> Option<PathBuf> {
     let beside = std::env::current_exe()
         .unwrap()
         .ancestors()
@@ -26,7 +26,7 @@ fn trainer() -> Option<PathBuf> {
     named.or(Some(beside)).filter(|path| path.is_file())
 }
 
-fn examples() -> String {
+pub(crate) fn examples() -> String {
     let animals = ["cat", "dog", "owl", "fox", "hen", "bee", "ant", "cow"];
     let lines = animals.iter().map(|animal| {
         let messages = json!([
@@ -39,7 +39,7 @@ fn examples() -> String {
 }
 
 /// A model of two small layers with random weights.
-fn make_base_model(trainer: &Path, folder: &Path) -> BaseModelFiles {
+pub(crate) fn make_base_model(trainer: &Path, folder: &Path) -> BaseModelFiles {
     let file = |name: &str| folder.join(name);
     std::fs::write(file("data.jsonl"), examples()).unwrap();
     let config = json!({
@@ -89,7 +89,7 @@ fn make_base_model(trainer: &Path, folder: &Path) -> BaseModelFiles {
     BaseModelFiles::read(&folder.join("base"))
 }
 
-fn settings(platform: &Platform, name: &str, trainer: &Path) -> WorkerSettings {
+pub(crate) fn settings(platform: &Platform, name: &str, trainer: &Path) -> WorkerSettings {
     let mut settings = platform.settings(name);
     settings.trainer.program = trainer.to_owned();
     settings.trainer.devices = vec!["cpu".into()];

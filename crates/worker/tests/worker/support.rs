@@ -343,6 +343,8 @@ async fn register_base_model(
 ) -> BaseModelId {
     let id = BaseModelId::new();
     let mut files = Vec::new();
+    let config = base_model.0.iter().find(|(name, _)| name == "config.json");
+    let config: Value = serde_json::from_slice(&config.unwrap().1).unwrap();
     for (file, bytes) in base_model.0 {
         let key = BlobKey::base_model_file(id, &file).unwrap();
         let stored = blobs.client().put_bytes(&key, bytes).await.unwrap();
@@ -362,7 +364,7 @@ async fn register_base_model(
     };
     base_models::create(store, &new).await.unwrap();
     let details = BaseModelDetails {
-        config: json!({}),
+        config,
         digest: "1".repeat(64).parse().unwrap(),
         tokenizer_digest: "2".repeat(64).parse().unwrap(),
         template_digest: None,
