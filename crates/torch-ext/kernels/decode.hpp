@@ -17,7 +17,7 @@ struct CachedRow {
 
 template <typename T> float dot(i64 columns, const float *x, const T *w) {
     float result;
-    dots<1, 1, 2>(columns, x, columns, w, columns, &result, 1);
+    dots<1, 1>(columns, x, w, &result, 1);
     return result;
 }
 

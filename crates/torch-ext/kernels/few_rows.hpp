@@ -6,75 +6,64 @@
 
 namespace {
 
-// sums[r, n] = x[r, :] · w[n, :]. The columns are walked `steps` vectors at a time, each with sums of its own.
-template <int rows, int outputs, int steps, typename T>
-inline void dots(i64 inner, const float *x, i64 x_row, const T *w, i64 w_row, float *sums, i64 sums_row) {
-    vector partial[rows][outputs][steps] = {};
+// sums[r, n] = x[r, :] · w[n, :]. Each sum is made in the same order whatever the numbers of rows and outputs, so that a
+// row's result does not depend on who is beside it.
+template <int rows, int outputs, typename T>
+inline void dots(i64 inner, const float *x, const T *w, float *sums, i64 sums_row) {
+    vector partial[rows][outputs] = {};
     i64 k = 0;
-    for (; k + steps * lanes <= inner; k += steps * lanes) {
-        for (int s = 0; s < steps; ++s) {
-            vector weights[outputs];
+    for (; k + lanes <= inner; k += lanes) {
+        vector weights[outputs];
+        for (int n = 0; n < outputs; ++n) {
+            weights[n] = load(w + n * inner + k);
+        }
+        for (int r = 0; r < rows; ++r) {
+            const vector values = load(x + r * inner + k);
             for (int n = 0; n < outputs; ++n) {
-                weights[n] = load(w + n * w_row + k + s * lanes);
-            }
-            for (int r = 0; r < rows; ++r) {
-                const vector values = load(x + r * x_row + k + s * lanes);
-                for (int n = 0; n < outputs; ++n) {
-                    partial[r][n][s] += values * weights[n];
-                }
+                partial[r][n] += values * weights[n];
             }
         }
     }
     for (int r = 0; r < rows; ++r) {
         for (int n = 0; n < outputs; ++n) {
-            vector all = partial[r][n][0];
-            for (int s = 1; s < steps; ++s) {
-                all += partial[r][n][s];
-            }
-            float total = sum(all);
+            float total = sum(partial[r][n]);
             for (i64 rest = k; rest < inner; ++rest) {
-                total += x[r * x_row + rest] * wide(w[n * w_row + rest]);
+                total += x[r * inner + rest] * wide(w[n * inner + rest]);
             }
             sums[r * sums_row + n] = total;
         }
     }
 }
 
-// The same for any number of rows; `outputs` of the weight's rows at a time stay in the fastest cache for all of them.
+// The same for any number of rows; `outputs` rows of the weight stay in the fastest cache meanwhile.
 template <int outputs, typename T>
-inline void dots_of_rows(i64 rows, i64 inner, const float *x, const T *w, i64 w_row, float *sums, i64 sums_row) {
+inline void dots_of_rows(i64 rows, i64 inner, const float *x, const T *w, float *sums, i64 sums_row) {
     i64 r = 0;
     for (; r + 4 <= rows; r += 4) {
-        dots<4, outputs, 1>(inner, x + r * inner, inner, w, w_row, sums + r * sums_row, sums_row);
+        dots<4, outputs>(inner, x + r * inner, w, sums + r * sums_row, sums_row);
     }
     const float *rest = x + r * inner;
     float *place = sums + r * sums_row;
     switch (rows - r) {
-    case 3: dots<3, outputs, 1>(inner, rest, inner, w, w_row, place, sums_row); break;
-    case 2: dots<2, outputs, 2>(inner, rest, inner, w, w_row, place, sums_row); break;
-    case 1: dots<1, outputs, 4>(inner, rest, inner, w, w_row, place, sums_row); break;
+    case 3: dots<3, outputs>(inner, rest, w, place, sums_row); break;
+    case 2: dots<2, outputs>(inner, rest, w, place, sums_row); break;
+    case 1: dots<1, outputs>(inner, rest, w, place, sums_row); break;
     default: break;
     }
 }
 
 constexpr i64 output_block = 3;
 
-// Outputs [first, last) of `dots_of_rows`, into `sums[rows, last - first]`.
+// Outputs [first, last) for all rows, into sums[rows, last - first].
 template <typename T>
 inline void dots_of_range(i64 rows, i64 inner, const float *x, const T *w, i64 first, i64 last, float *sums) {
     const i64 width = last - first;
     i64 n = first;
-    // A lone row is nothing but reading: one stream through the weight.
-    const i64 blocked = rows > 2 ? last - output_block : -1;
-    for (; n <= blocked; n += output_block) {
-        dots_of_rows<output_block>(rows, inner, x, w + n * inner, inner, sums + n - first, width);
+    for (; n + output_block <= last; n += output_block) {
+        dots_of_rows<output_block>(rows, inner, x, w + n * inner, sums + n - first, width);
     }
     for (; n < last; ++n) {
-        if (rows == 1) {
-            dots<1, 1, 8>(inner, x, inner, w + n * inner, inner, sums + n - first, width);
-        } else {
-            dots_of_rows<1>(rows, inner, x, w + n * inner, inner, sums + n - first, width);
-        }
+        dots_of_rows<1>(rows, inner, x, w + n * inner, sums + n - first, width);
     }
 }
 
