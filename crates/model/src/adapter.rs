@@ -73,6 +73,8 @@ pub struct Adapter {
     flat: Tensor,
     /// Values of all `A`.
     size_of_a: i64,
+    /// Whether it is the form that serves: every `B` is a view of a packed `[rank, out]`.
+    is_frozen: bool,
 }
 
 /// Indices into the pairs.
@@ -157,6 +159,11 @@ impl Adapter {
         Self::assemble(settings, pairs, names)
     }
 
+    /// Whether this is the copy that [`Self::frozen`] makes.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.is_frozen
+    }
+
     /// Moves all tensors into one buffer.
     fn assemble(
         settings: LoraSettings,
@@ -184,10 +191,12 @@ impl Adapter {
             names,
             flat,
             size_of_a,
+            is_frozen: false,
         })
     }
 
-    /// All values in one buffer, `[size]`: every `A`, then every `B`. Writing to it changes the adapter.
+    /// All values in one buffer, `[size]`: every `A`, then every `B` (transposed in a frozen copy). Writing to it changes
+    /// the adapter.
     pub fn flat(&self) -> &Tensor {
         &self.flat
     }
@@ -277,7 +286,8 @@ impl Adapter {
         Ok(())
     }
 
-    /// A copy without gradients on `device` as `kind`, for serving: the model's compute format.
+    /// A copy without gradients on `device` as `kind`, for serving: the model's compute format. Every `B` is stored
+    /// transposed there, so that what it adds is made many columns at a time.
     ///
     /// # Errors
     /// There is no memory for it.
@@ -293,11 +303,16 @@ impl Adapter {
                 rank: pair.rank,
                 scale: pair.scale,
                 a: copy(&pair.a)?,
-                b: copy(&pair.b)?,
+                b: copy(&pair.b.f_transpose(0, 1)?)?,
             })
         });
         let pairs = pairs.collect::<Result<Vec<_>, ModelError>>()?;
-        Self::assemble(self.settings.clone(), pairs, self.names.clone())
+        let mut frozen = Self::assemble(self.settings.clone(), pairs, self.names.clone())?;
+        for pair in &mut frozen.pairs {
+            pair.b = pair.b.f_transpose(0, 1)?;
+        }
+        frozen.is_frozen = true;
+        Ok(frozen)
     }
 }
 

@@ -1,10 +1,12 @@
 //! Keys and values of the tokens that a sequence has seen.
 
 use tch::{Device, Kind, Tensor};
+use tunesmith_torch_ext::kernels::{CachedRow, decode_attend};
 
 use crate::attention::{Attend, AttentionShape, causal_attention};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::serving::attention_shape;
 
 /// Capacity grows in steps of this many tokens.
 const BLOCK: i64 = 64;
@@ -188,6 +190,62 @@ pub(crate) struct CachedSequence<'a> {
     pub(crate) start: i64,
     pub(crate) tokens: i64,
     pub(crate) cache: &'a KvCache,
+}
+
+impl CachedSequences<'_> {
+    /// Attention of all rows of a step: `qkv: [tokens, (heads + 2 kv_heads) · head_dim]`, rotated, to
+    /// `[tokens, heads · head_dim]`. On the CPU the sequences with one new token go through one kernel together.
+    pub(crate) fn attend_rows(
+        &self,
+        layer: usize,
+        config: &ModelConfig,
+        qkv: &Tensor,
+    ) -> Result<Tensor, ModelError> {
+        let width = config.heads * config.head_dim;
+        let out = Tensor::f_empty([qkv.size()[0], width], (qkv.f_kind()?, qkv.device()))?;
+        let on_cpu = qkv.device() == Device::Cpu;
+        let (mut single, mut row) = (Vec::new(), 0);
+        for sequence in &self.sequences {
+            if on_cpu && sequence.tokens == 1 {
+                let cache = &sequence.cache.layers[layer];
+                single.push(CachedRow {
+                    keys: &cache.keys,
+                    values: &cache.values,
+                    seen: sequence.start,
+                    row,
+                });
+            } else {
+                let rows = qkv.f_narrow(0, row, sequence.tokens)?;
+                let attended = sequence.attend_rows(layer, config, &rows)?;
+                out.f_narrow(0, row, sequence.tokens)?.f_copy_(&attended)?;
+            }
+            row += sequence.tokens;
+        }
+        if !single.is_empty() {
+            decode_attend(qkv, &single, attention_shape(config, layer), &out)?;
+        }
+        Ok(out)
+    }
+}
+
+impl CachedSequence<'_> {
+    fn attend_rows(&self, layer: usize, config: &ModelConfig, qkv: &Tensor) -> Result<Tensor, ModelError> {
+        let heads = qkv.f_view([self.tokens, -1, config.head_dim])?;
+        let part = |first, count| heads.f_narrow(1, first, count);
+        let shape = AttentionShape {
+            window: config.windows[layer],
+            scale: config.attention_scale,
+            softcap: config.attention_softcap,
+        };
+        self.cache.attend(
+            self.start,
+            layer,
+            shape,
+            &part(0, config.heads)?,
+            &part(config.heads, config.kv_heads)?,
+            &part(config.heads + config.kv_heads, config.kv_heads)?,
+        )
+    }
 }
 
 impl Attend for CachedSequences<'_> {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor, no_grad_guard};
+use tunesmith_torch_ext::kernels::narrow_linear;
 
 use crate::adapter::Adapter;
 use crate::attention::Attend;
@@ -17,6 +18,7 @@ use crate::lora::LoraPass;
 use crate::modules::Projection;
 use crate::norm::RmsNorm;
 use crate::rotation::{Places, Rope};
+use crate::serving::ServingPass;
 use crate::weights::{EMBEDDING, FINAL_NORM, HEAD, Loader, TensorSource, WeightFiles};
 
 /// In which number formats a model is kept and run.
@@ -282,6 +284,17 @@ impl CausalLm {
     fn scores(&self, hidden: &Tensor, lora: &LoraPass<'_>) -> Result<Tensor, ModelError> {
         let head = self.head_weight().f_to_kind(self.precision.compute)?;
         let logits = lora.add_to_head(hidden.f_linear(&head, None::<&Tensor>)?, hidden)?;
+        self.capped(logits)
+    }
+
+    /// [`Self::scores`] for inference, without a gradient. `hidden: [sequences, hidden]`, packed.
+    fn serving_scores(&self, hidden: &Tensor, lora: &LoraPass<'_>) -> Result<Tensor, ModelError> {
+        let head = self.head_weight().f_to_kind(self.precision.compute)?;
+        let logits = lora.add_to_head(narrow_linear(hidden, &head, None)?, hidden)?;
+        self.capped(logits)
+    }
+
+    fn capped(&self, logits: Tensor) -> Result<Tensor, ModelError> {
         match self.config.final_softcap {
             Some(cap) => Ok(logits.f_divide_scalar(cap)?.f_tanh()?.f_multiply_scalar(cap)?),
             None => Ok(logits),
@@ -327,10 +340,15 @@ impl CausalLm {
             positions: &layout.positions,
             lengths: &layout.lengths,
         };
-        let hidden = self.run(&layout.tokens, places, &mut attention, lora)?;
+        let hidden = if self.precision.weights == self.precision.compute {
+            let x = self.embed(&layout.tokens, &lora)?;
+            ServingPass::new(self, places, attention, lora)?.run(x)?
+        } else {
+            self.run(&layout.tokens, places, &mut attention, lora)?
+        };
         let last = hidden.f_index_select(0, &layout.last_rows)?;
         let head = LoraPass::by_rows(sequences.iter().map(|part| (1, part.adapter)));
-        let logits = self.scores(&last, &head)?.f_to_kind(Kind::Float)?;
+        let logits = self.serving_scores(&last, &head)?.f_to_kind(Kind::Float)?;
         for sequence in sequences {
             sequence.cache.advance(sequence.tokens);
         }

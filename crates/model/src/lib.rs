@@ -34,6 +34,7 @@ mod random;
 mod rope;
 mod rotation;
 mod save;
+mod serving;
 mod targets;
 mod training;
 mod weights;

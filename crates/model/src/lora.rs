@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use tch::Tensor;
+use tunesmith_torch_ext::kernels::{LoraPart, is_for_few_rows, lora_add};
 
 use crate::adapter::{Adapter, LoraPair};
 use crate::config::ModelConfig;
@@ -78,6 +79,44 @@ impl<'a> LoraPass<'a> {
                     y = segment.add(y, shape.rows.clone(), &delta)?;
                 }
             }
+        }
+        Ok(y)
+    }
+
+    /// [`Self::add_to_projection`] for inference: one kernel call for all adapters and modules of the product where
+    /// there are few rows, as in every step that only generates.
+    pub(crate) fn serve_projection(
+        &self,
+        y: Tensor,
+        x: &Tensor,
+        config: &ModelConfig,
+        layer: usize,
+        projection: Projection,
+    ) -> Result<Tensor, ModelError> {
+        if self.segments.is_empty() {
+            return Ok(y);
+        }
+        let can_fuse = is_for_few_rows(x) && self.segments.iter().all(|segment| segment.adapter.is_frozen());
+        if !can_fuse {
+            return self.add_to_projection(y, x, config, layer, projection);
+        }
+        let mut parts = Vec::new();
+        for segment in &self.segments {
+            let modules = config.modules.iter().enumerate();
+            for (module, shape) in modules.filter(|(_, shape)| shape.projection == projection) {
+                let pair = segment.adapter.module(layer, module);
+                parts.extend(pair.map(|pair| LoraPart {
+                    a: &pair.a,
+                    b: &pair.b,
+                    scale: pair.scale,
+                    first_row: segment.start,
+                    rows: segment.rows,
+                    first_column: shape.rows.start,
+                }));
+            }
+        }
+        if !parts.is_empty() {
+            lora_add(&y, x, &parts)?;
         }
         Ok(y)
     }

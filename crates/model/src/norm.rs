@@ -15,6 +15,16 @@ pub(crate) struct RmsNorm {
 }
 
 impl RmsNorm {
+    /// `offset + weight` in float32, as the fused kernels take it.
+    pub(crate) fn effective_weight(&self) -> Result<Tensor, ModelError> {
+        let weight = self.weight.f_to_kind(Kind::Float)?;
+        Ok(if self.offset == 0.0 {
+            weight
+        } else {
+            weight.f_add_scalar(self.offset)?
+        })
+    }
+
     /// `x: [.., width]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         let kind = x.f_kind()?;

@@ -3,20 +3,9 @@
 // key/value head with the query heads that share it, so no two tasks write to the same place.
 #pragma once
 
-#include <cstdlib>
-
 #include "element.hpp"
 
 namespace {
-
-#if defined(__AVX512F__)
-constexpr int lanes = 16;
-#elif defined(__AVX__)
-constexpr int lanes = 8;
-#else
-constexpr int lanes = 4;
-#endif
-typedef float vector __attribute__((vector_size(lanes * sizeof(float)), aligned(4), may_alias));
 
 // Columns of one tile; widths of right-hand matrices are padded to it.
 constexpr i64 panel = 2 * lanes;
@@ -75,28 +64,6 @@ struct AttentionShape {
     float scale;
     i64 window; // 0 is none
     float cap;  // 0 is none
-};
-
-// Memory of one task, given out front to back.
-class Scratch {
-  public:
-    explicit Scratch(i64 floats) : start(static_cast<float *>(std::malloc(static_cast<size_t>(floats) * sizeof(float)))), next(start) {
-        if (!start) {
-            std::abort();
-        }
-    }
-    ~Scratch() { std::free(start); }
-    Scratch(const Scratch &) = delete;
-    Scratch &operator=(const Scratch &) = delete;
-    float *take(i64 floats) {
-        float *place = next;
-        next += floats;
-        return place;
-    }
-
-  private:
-    float *start;
-    float *next;
 };
 
 // to[rows, width] = from, columns beyond `columns` zero.

@@ -3,11 +3,21 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 namespace {
 
 using i64 = std::int64_t;
+
+#if defined(__AVX512F__)
+constexpr int lanes = 16;
+#elif defined(__AVX__)
+constexpr int lanes = 8;
+#else
+constexpr int lanes = 4;
+#endif
+typedef float vector __attribute__((vector_size(lanes * sizeof(float)), aligned(4), may_alias));
 
 // bfloat16: the upper half of a float32, rounded to nearest even.
 struct bf16 {
@@ -35,6 +45,47 @@ inline void store(bf16 *place, float value) {
     }
     bits += 0x7fffu + ((bits >> 16) & 1u);
     place->bits = static_cast<std::uint16_t>(bits >> 16);
+}
+
+// Memory of one task, given out front to back.
+class Scratch {
+  public:
+    explicit Scratch(i64 floats) : start(static_cast<float *>(std::malloc(static_cast<size_t>(floats) * sizeof(float)))), next(start) {
+        if (!start) {
+            std::abort();
+        }
+    }
+    ~Scratch() { std::free(start); }
+    Scratch(const Scratch &) = delete;
+    Scratch &operator=(const Scratch &) = delete;
+    float *take(i64 floats) {
+        float *place = next;
+        next += floats;
+        return place;
+    }
+
+  private:
+    float *start;
+    float *next;
+};
+
+inline vector load(const float *place) { return *reinterpret_cast<const vector *>(place); }
+
+inline vector load(const bf16 *place) {
+    typedef std::uint16_t halves __attribute__((vector_size(lanes * sizeof(std::uint16_t)), aligned(2), may_alias));
+    typedef std::uint32_t words __attribute__((vector_size(lanes * sizeof(std::uint32_t))));
+    const words bits = __builtin_convertvector(*reinterpret_cast<const halves *>(place), words) << 16;
+    vector result;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
+inline float sum(vector values) {
+    float total = 0.0f;
+    for (int lane = 0; lane < lanes; ++lane) {
+        total += values[lane];
+    }
+    return total;
 }
 
 inline i64 smaller(i64 left, i64 right) { return left < right ? left : right; }

@@ -3,7 +3,9 @@
 
 #include "attention.hpp"
 #include "cross_entropy.hpp"
+#include "decode.hpp"
 #include "dropout.hpp"
+#include "few_rows.hpp"
 #include "glu.hpp"
 #include "norm.hpp"
 #include "optimizer.hpp"
@@ -100,6 +102,27 @@ void attend_backward(std::int32_t element, const AttentionShape *shape, i64 docu
     });
 }
 
+void few_rows(std::int32_t element, i64 rows, i64 inner, i64 outputs, const void *x, const void *w, const void *bias,
+              void *y) {
+    with_type(element, [&](auto *type) {
+        few_rows_product(rows, inner, outputs, as(x, type), as(w, type), as(bias, type), as(y, type));
+    });
+}
+
+void lora_rows(std::int32_t element, i64 count, const LoraRows *parts, i64 rows, i64 inner, const void *x, void *y,
+               i64 y_row) {
+    with_type(element, [&](auto *type) {
+        lora_rows_add(count, parts, rows, inner, as(x, type), as(y, type), y_row);
+    });
+}
+
+void decode(std::int32_t element, const AttentionShape *shape, i64 count, const CachedRow *cached, const void *qkv,
+            i64 qkv_row, void *out, i64 out_row) {
+    with_type(element, [&](auto *type) {
+        decode_attention(*shape, count, cached, as(qkv, type), qkv_row, as(out, type), out_row);
+    });
+}
+
 } // namespace
 
 // As `Table` in src/kernels/table.rs: the same functions in the same order.
@@ -114,8 +137,12 @@ struct TunesmithKernels {
     decltype(&attend) attend_;
     decltype(&attend_backward) attend_backward_;
     decltype(&adamw) adamw_;
+    decltype(&few_rows) few_rows_;
+    decltype(&lora_rows) lora_rows_;
+    decltype(&decode) decode_;
 };
 
 extern "C" const TunesmithKernels TABLE_NAME = {
-    rms_norm, rms_norm_backward, rotate, gate, gate_backward, score, drop, attend, attend_backward, adamw,
+    rms_norm, rms_norm_backward, rotate,   gate,      gate_backward, score, drop,
+    attend,   attend_backward,   adamw,    few_rows,  lora_rows,     decode,
 };

@@ -1,6 +1,6 @@
 //! One block, forward and backward.
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 use tunesmith_torch_ext::kernels::{
     Activation, Attended, AttentionShape, RotaryTable, attend, attend_backward, gate, gate_backward,
     rms_norm, rms_norm_backward, rms_norm_backward_add, rotate,
@@ -126,7 +126,7 @@ impl BlockPass<'_> {
         let slope = self.project_backward(Projection::GateUp, saved, &normed, &saved.gate_up, true)?;
         drop(normed);
         let slope = slope.expect("invariant: the input's gradient was asked for");
-        let weight = effective(&block.mlp_norm)?;
+        let weight = block.mlp_norm.effective_weight()?;
         rms_norm_backward_add(&saved.middle, &weight, block.mlp_norm.epsilon, &slope, &gradient)?;
         Ok(gradient)
     }
@@ -165,7 +165,7 @@ impl BlockPass<'_> {
         } else {
             gradient
         };
-        let weight = effective(&block.attention_norm)?;
+        let weight = block.attention_norm.effective_weight()?;
         rms_norm_backward_add(&saved.x, &weight, block.attention_norm.epsilon, &slope, &below)?;
         Ok(Some(below))
     }
@@ -203,7 +203,7 @@ impl BlockPass<'_> {
         let (qkv, raw_qkv) = if self.config.qk_norm {
             let normed = raw.f_detach_copy()?;
             for (heads, norm) in self.normed_heads(&normed)? {
-                let weight = effective(norm)?;
+                let weight = norm.effective_weight()?;
                 let count = heads.size()[1] / self.config.head_dim;
                 heads
                     .shallow_clone()
@@ -224,7 +224,7 @@ impl BlockPass<'_> {
         let slopes = self.normed_heads(gradient)?;
         for ((heads, norm), (slope, _)) in self.normed_heads(raw)?.into_iter().zip(slopes) {
             let count = heads.size()[1] / self.config.head_dim;
-            rms_norm_backward(&heads, &effective(norm)?, norm.epsilon, count, &slope)?;
+            rms_norm_backward(&heads, &norm.effective_weight()?, norm.epsilon, count, &slope)?;
         }
         Ok(())
     }
@@ -280,17 +280,8 @@ impl BlockPass<'_> {
 }
 
 /// What a norm multiplies with, float32.
-pub(super) fn effective(norm: &RmsNorm) -> Result<Tensor, ModelError> {
-    let weight = norm.weight.f_to_kind(Kind::Float)?;
-    Ok(if norm.offset == 0.0 {
-        weight
-    } else {
-        weight.f_add_scalar(norm.offset)?
-    })
-}
-
 pub(super) fn norm(norm: &RmsNorm, x: &Tensor) -> Result<Tensor, ModelError> {
-    Ok(rms_norm(x, &effective(norm)?, norm.epsilon, 1)?)
+    Ok(rms_norm(x, &norm.effective_weight()?, norm.epsilon, 1)?)
 }
 
 /// `stream + own`, with the norm behind `own` where there is one; then `own` is given back as well.
@@ -322,7 +313,7 @@ fn behind_norm(
     match (own, behind) {
         (Some(own), Some(behind)) => {
             let slope = gradient.f_detach_copy()?;
-            rms_norm_backward(&own, &effective(behind)?, behind.epsilon, 1, &slope)?;
+            rms_norm_backward(&own, &behind.effective_weight()?, behind.epsilon, 1, &slope)?;
             Ok(slope)
         }
         _ => Ok(gradient.shallow_clone()),

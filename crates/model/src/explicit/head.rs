@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use tunesmith_torch_ext::kernels::{cross_entropy, linear, rms_norm_backward};
 
 use super::Pass;
-use super::block::{effective, norm};
+use super::block::norm;
 use super::layout::Rows;
 use super::linear;
 use super::patch::Patch;
@@ -74,7 +74,7 @@ impl Pass<'_> {
             head.patch.learn(&chunks.normed, own)?;
             head.patch.pass_down(own, &slope)?;
         }
-        let weight = effective(&self.model.final_norm)?;
+        let weight = self.model.final_norm.effective_weight()?;
         rms_norm_backward(x, &weight, self.model.final_norm.epsilon, 1, &slope)?;
         Ok((scores, Some(slope)))
     }

@@ -25,7 +25,7 @@ pub struct AttentionShape {
 }
 
 impl AttentionShape {
-    fn raw(self) -> RawAttentionShape {
+    pub(super) fn raw(self) -> RawAttentionShape {
         RawAttentionShape {
             heads: self.heads,
             kv_heads: self.kv_heads,

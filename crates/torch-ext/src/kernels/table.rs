@@ -23,6 +23,31 @@ pub(super) struct RawAttentionShape {
     pub(super) cap: f32,
 }
 
+/// As `LoraRows` in few_rows.hpp.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(super) struct RawLoraRows {
+    pub(super) first_row: i64,
+    pub(super) rows: i64,
+    pub(super) rank: i64,
+    pub(super) first_column: i64,
+    pub(super) columns: i64,
+    pub(super) a: Values,
+    pub(super) b: Values,
+    pub(super) scale: f32,
+}
+
+/// As `CachedRow` in decode.hpp.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(super) struct RawCachedRow {
+    pub(super) keys: Place,
+    pub(super) values: Place,
+    pub(super) capacity: i64,
+    pub(super) seen: i64,
+    pub(super) row: i64,
+}
+
 type Place = *mut c_void;
 type Values = *const c_void;
 type Floats = *const f32;
@@ -82,6 +107,19 @@ pub(super) struct Table {
         f32,
         f32,
         f32,
+    ),
+    pub(super) few_rows: unsafe extern "C" fn(Element, i64, i64, i64, Values, Values, Values, Place),
+    pub(super) lora_rows:
+        unsafe extern "C" fn(Element, i64, *const RawLoraRows, i64, i64, Values, Place, i64),
+    pub(super) decode: unsafe extern "C" fn(
+        Element,
+        *const RawAttentionShape,
+        i64,
+        *const RawCachedRow,
+        Values,
+        i64,
+        Place,
+        i64,
     ),
 }
 
