@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use serde_json::Value;
 use support::{FAMILIES, golden};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 use tunesmith_model::{
-    Adapter, CausalLm, Document, PackedBatch, Precision, RopeScaling, Segment, SequenceStep,
+    Adapter, CausalLm, Document, LoraSettings, PackedBatch, Precision, RopeScaling, Segment, SequenceStep,
 };
 use tunesmith_torch_ext::MappedFile;
 
@@ -178,6 +179,59 @@ fn sequences_of_one_step_keep_their_own_adapters() {
                 difference(&found.narrow(0, row as i64, 1), &last) <= TOLERANCE,
                 "{family} row {row}"
             );
+        }
+    }
+}
+
+/// What a batch of requests does: one token each, on two adapters of other ranks and on the base model.
+#[test]
+fn tokens_one_by_one_on_many_adapters_equal_each_sequence_alone() {
+    for family in FAMILIES {
+        let model = base(family);
+        let first = adapter(family, &model);
+        let settings = LoraSettings {
+            rank: 3,
+            rank_pattern: BTreeMap::new(),
+            ..first.settings().clone()
+        };
+        let second = Adapter::fresh(model.config(), settings, 7, Device::Cpu).unwrap();
+        tch::manual_seed(5);
+        let _ = second.flat().shallow_clone().normal_(0.0, 0.2);
+        let frozen = [&first, &second].map(|adapter| adapter.frozen(Device::Cpu, Kind::Float).unwrap());
+        let cases = expected(family);
+        let plan = [
+            (0, Some(0)),
+            (1, Some(1)),
+            (2, None),
+            (0, Some(1)),
+            (1, Some(0)),
+            (2, Some(1)),
+        ];
+        let mut caches: Vec<_> = plan.iter().map(|_| model.new_cache(4).unwrap()).collect();
+        let shortest = cases.iter().map(|case| case.tokens.len()).min().unwrap();
+        for place in 0..shortest {
+            let mut steps: Vec<_> = plan
+                .iter()
+                .zip(&mut caches)
+                .map(|(&(case, adapter), cache)| SequenceStep {
+                    tokens: &cases[case].tokens[place..=place],
+                    cache,
+                    adapter: adapter.map(|adapter: usize| &frozen[adapter]),
+                })
+                .collect();
+            let found = model.step(&mut steps).unwrap();
+            for (row, (case, adapter)) in plan.into_iter().enumerate() {
+                let tokens = &cases[case].tokens[..=place];
+                let alone = logits(
+                    &model,
+                    tokens,
+                    &[tokens.len()],
+                    adapter.map(|adapter| [&first, &second][adapter]),
+                );
+                let last = alone.narrow(0, place as i64, 1);
+                let apart = difference(&found.narrow(0, row as i64, 1), &last);
+                assert!(apart <= TOLERANCE, "{family} row {row} token {place}: {apart}");
+            }
         }
     }
 }

@@ -21,21 +21,29 @@ template <typename T> float dot(i64 columns, const float *x, const T *w) {
     return result;
 }
 
+// `blocks` vectors of `weighted_sum`.
+template <int blocks, typename T>
+void weighted_block(i64 keys, i64 columns, const float *weights, const T *values, float *to) {
+    vector sums[blocks] = {};
+    for (i64 key = 0; key < keys; ++key) {
+        for (int s = 0; s < blocks; ++s) {
+            sums[s] += weights[key] * load(values + key * columns + s * lanes);
+        }
+    }
+    for (int s = 0; s < blocks; ++s) {
+        *reinterpret_cast<vector *>(to + s * lanes) = sums[s];
+    }
+}
+
 // to[columns] = sum over keys of weights[key] values[key, columns].
 template <typename T>
 void weighted_sum(i64 keys, i64 columns, const float *weights, const T *values, float *to) {
-    constexpr i64 block = 4 * lanes;
     i64 c = 0;
-    for (; c + block <= columns; c += block) {
-        vector sums[4] = {};
-        for (i64 key = 0; key < keys; ++key) {
-            for (int s = 0; s < 4; ++s) {
-                sums[s] += weights[key] * load(values + key * columns + c + s * lanes);
-            }
-        }
-        for (int s = 0; s < 4; ++s) {
-            *reinterpret_cast<vector *>(to + c + s * lanes) = sums[s];
-        }
+    for (; c + 4 * lanes <= columns; c += 4 * lanes) {
+        weighted_block<4>(keys, columns, weights, values + c, to + c);
+    }
+    for (; c + lanes <= columns; c += lanes) {
+        weighted_block<1>(keys, columns, weights, values + c, to + c);
     }
     for (; c < columns; ++c) {
         float total = 0.0f;

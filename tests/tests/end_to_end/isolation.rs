@@ -28,6 +28,9 @@ impl Possessions {
             .post("/v1/api-keys", &json!({"name": "secret-key"}))
             .await
             .ok();
+        let export = json!({"format": "peft"});
+        let exports = "/v1/adapters/secret-adapter/versions/1/exports";
+        let export = owner.post(exports, &export).await.ok();
         let text = |value: &Value| value["id"].as_str().unwrap().to_owned();
         Self {
             ids: vec![
@@ -39,6 +42,7 @@ impl Possessions {
                 ("adapters", "secret-adapter".to_owned()),
                 ("versions", "1".to_owned()),
                 ("aliases", "champion".to_owned()),
+                ("exports", text(&export)),
                 ("checkpoints", "2".to_owned()),
                 ("files", "config.json".to_owned()),
                 ("models", "secret-deployment".to_owned()),
@@ -98,7 +102,14 @@ fn body_for(path: &str, possessions: &Possessions) -> Value {
         "/v1/base-models" => json!({"name": "mine"}),
         "/v1/deployments" => json!({"name": "mine", "base_model": possessions.ids[0].1}),
         "/v1/adapters/{name}/aliases/{alias}" => json!({"version": 1}),
-        "/v1/deployments/{name}/promote" => json!({"adapter": "secret-adapter", "version": 1}),
+        "/v1/adapters/{name}/versions/{number}/exports" => json!({"format": "peft"}),
+        "/v1/feedback" => json!({"id": "chatcmpl-0198c0ffee0070008000000000000001", "score": 1}),
+        "/v1/deployments/{name}/split" => {
+            json!({"routes": [{"adapter": "secret-adapter", "version": 1, "weight": 100}]})
+        }
+        "/v1/deployments/{name}/canary"
+        | "/v1/deployments/{name}/shadow"
+        | "/v1/deployments/{name}/promote" => json!({"adapter": "secret-adapter", "version": 1}),
         "/v1/chat/completions" => {
             json!({"model": "secret-deployment", "messages": [{"role": "user", "content": "hello"}]})
         }

@@ -134,7 +134,7 @@ fn what_cannot_be_done_says_why_and_how_to_mend_it() {
             "owner/name",
         ),
         (
-            &["adapters", "show", "support@x", "--api-url", nobody],
+            &["adapters", "show", "support@X", "--api-url", nobody],
             "support@7",
         ),
         (&["login", "--api-url", nobody], "Email address"),
