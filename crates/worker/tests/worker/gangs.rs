@@ -256,7 +256,7 @@ async fn a_job_that_stands_still_costs_the_others_no_attempt() {
     let stands = json!({"total": 4, "fresh": [["start"], ["steps", 2], ["hang"]]});
     let stands = platform.queue_with_attempts(stands, 1).await;
     let mut settings = platform.settings("one");
-    settings.timings.progress_least = Duration::from_secs(1);
+    settings.timings.progress_least = Duration::from_secs(4);
     settings.timings.cancel_grace = Duration::from_millis(300);
     let worker = platform.work(settings);
     let row = platform.ended(stands).await;
