@@ -233,7 +233,7 @@ impl<'a> Gang<'a> {
     /// Memory did not suffice the second time either: those whose documents were in the pass leave, and the others
     /// take the step again.
     fn drop_members(&mut self, active: &[usize], failure: PassFailure) -> Result<(), TrainError> {
-        let PassFailure { members, error } = failure;
+        let PassFailure { members, error, .. } = failure;
         let code = error.code();
         let error = TrainError::from(*error);
         if error.ends_the_process() {
