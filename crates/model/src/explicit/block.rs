@@ -80,17 +80,17 @@ impl Saved {
 impl BlockPass<'_> {
     /// `x: [tokens, hidden]` to `[rows, hidden]`; keeps what the backward pass needs where `keep` is set.
     pub(super) fn forward(&self, x: Tensor, keep: bool) -> Result<(Tensor, Option<Saved>), ModelError> {
-        let (mut saved, product) = self.to_product(x, keep)?;
-        let y = self.from_product(&product, &mut saved)?;
+        let (mut saved, product) = self.until_product(x, keep)?;
+        let y = self.after_product(&product, &mut saved)?;
         Ok((y, keep.then_some(saved)))
     }
 
     /// What [`Self::forward`] would keep, made again from what came in. The block's output is left out where nothing of
     /// it is kept.
     pub(super) fn restore(&self, x: Tensor) -> Result<Saved, ModelError> {
-        let (mut saved, product) = self.to_product(x, true)?;
+        let (mut saved, product) = self.until_product(x, true)?;
         if self.block.post_mlp_norm.is_some() {
-            drop(self.from_product(&product, &mut saved)?);
+            drop(self.after_product(&product, &mut saved)?);
         } else {
             let patches = self.patches[Projection::Down as usize].iter();
             saved.narrow[Projection::Down as usize] = patches
@@ -101,7 +101,7 @@ impl BlockPass<'_> {
     }
 
     /// As far as the gated product, `[rows, intermediate]`; what comes behind it is not in the [`Saved`] yet.
-    fn to_product(&self, x: Tensor, keep: bool) -> Result<(Saved, Tensor), ModelError> {
+    fn until_product(&self, x: Tensor, keep: bool) -> Result<(Saved, Tensor), ModelError> {
         let block = self.block;
         let (raw, narrow_qkv) = self.project(Projection::Qkv, &norm(&block.attention_norm, &x)?)?;
         let (qkv, raw_qkv) = self.prepare_heads(raw, keep)?;
@@ -137,7 +137,7 @@ impl BlockPass<'_> {
     }
 
     /// From the gated product to the block's output, `[rows, hidden]`.
-    fn from_product(&self, product: &Tensor, saved: &mut Saved) -> Result<Tensor, ModelError> {
+    fn after_product(&self, product: &Tensor, saved: &mut Saved) -> Result<Tensor, ModelError> {
         let (down, narrow) = self.project(Projection::Down, product)?;
         saved.narrow[Projection::Down as usize] = narrow;
         let (y, mlp_output) = add_normed(&saved.middle, down, self.block.post_mlp_norm.as_ref())?;

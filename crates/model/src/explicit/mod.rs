@@ -7,7 +7,8 @@
 //!
 //! What is left out, against autograd: gradients of frozen weights, scores of tokens that no loss asks for, the MLP and
 //! the attention output of such tokens in the last block, everything below the lowest adapted block, and tokens behind
-//! the last one that is learnt. LibTorch's autograd on the same model ([`CausalLm::hidden`]) is the oracle of the tests.
+//! the last one that is learnt. A pass that does not fit into memory keeps what came into each block alone and computes
+//! the rest again ([`Keep`]). LibTorch's autograd on the same model ([`CausalLm::hidden`]) is the oracle of the tests.
 
 mod block;
 mod head;
@@ -33,7 +34,7 @@ use crate::training::{Scores, Segment};
 
 /// What a block leaves for its backward pass.
 enum Kept {
-    All(Saved),
+    All(Box<Saved>),
     /// `[tokens, hidden]`.
     Input(Tensor),
 }
@@ -142,7 +143,7 @@ impl<'a> Pass<'a> {
                 kept.push(Kept::Input(x.shallow_clone()));
             }
             let (y, saved) = pass.forward(x, keep == Some(Keep::All))?;
-            kept.extend(saved.map(Kept::All));
+            kept.extend(saved.map(|saved| Kept::All(Box::new(saved))));
             x = y;
         }
         Ok((x, kept))
@@ -165,7 +166,7 @@ impl<'a> Pass<'a> {
                 .pop()
                 .expect("invariant: every block from the lowest on was kept");
             let saved = match left {
-                Kept::All(saved) => saved,
+                Kept::All(saved) => *saved,
                 Kept::Input(x) => pass.restore(x)?,
             };
             let goes_on = number > lowest || self.patches.has_embedding();

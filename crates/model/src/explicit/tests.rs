@@ -10,7 +10,7 @@ use crate::adapter::{Adapter, LoraSettings};
 use crate::causal_lm::Precision;
 use crate::training::Document;
 
-/// One of each shape: plain, norms of queries and keys, norms behind the halves, both.
+/// Plain, with norms of queries and keys, with norms behind the halves, with both, and with merged projections.
 const FAMILIES: [&str; 7] = ["llama", "mistral", "qwen", "qwen3", "gemma2", "gemma3", "phi3"];
 const TOKENS: i64 = 37;
 
