@@ -46,6 +46,7 @@ pub use causal_lm::{CausalLm, Precision, SequenceStep};
 pub use config::{Activation, ModelConfig};
 pub use dropout::DropoutKey;
 pub use error::ModelError;
+pub use explicit::Keep;
 pub use families::Family;
 pub use merge::merge_folder;
 pub use modules::{Module, Projection, Site};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind};
 use tunesmith_model::digest::base_model_digest;
-use tunesmith_model::{CausalLm, ModelConfig, Precision};
+use tunesmith_model::{Adapter, CausalLm, Keep, ModelConfig, Precision};
 use tunesmith_torch_ext::device_memory;
 use tunesmith_types::trainer::GangSpec;
 
@@ -28,6 +28,8 @@ pub struct Base {
     pub kind: Kind,
     /// Tokens in memory at once, to begin with.
     pub budget: usize,
+    /// Bytes that are meant for the activations of a pass.
+    pub activations: i64,
 }
 
 impl Base {
@@ -56,9 +58,11 @@ impl Base {
             Precision::uniform
         };
         let model = CausalLm::load(weights, device, precision(kind))?;
-        let budget = spec
-            .micro_batch_tokens
-            .map_or_else(|| default_tokens(&model, is_full), |tokens| tokens.max(1));
+        let activations = activations(device);
+        let budget = spec.micro_batch_tokens.map_or_else(
+            || default_tokens(&model, is_full, activations),
+            |tokens| tokens.max(1),
+        );
         Ok(Self {
             model,
             folder: spec.base.clone(),
@@ -70,7 +74,17 @@ impl Base {
             device,
             kind,
             budget,
+            activations,
         })
+    }
+
+    /// Most tokens of a pass that keeps all its activations, where this adapter is in it.
+    #[must_use]
+    pub fn whole_tokens(&self, adapter: &Adapter) -> usize {
+        let per_token = self
+            .model
+            .training_bytes_per_token(adapter.ranks_per_block(), Keep::All);
+        usize::try_from(self.activations / per_token).unwrap_or(0)
     }
 }
 
@@ -81,21 +95,28 @@ const CUDA_ACTIVATIONS: i64 = 8 << 30;
 /// Columns of all narrow products of a block that are reckoned with before the jobs are known.
 const RANKS: i64 = 256;
 
+/// Smaller passes than this are no faster; what they hold that does not fit is recomputed.
+const LEAST_TOKENS: usize = 128;
+
 /// Tokens per pass where the caller does not say: what keeps the activations within the memory that is meant for them.
 /// On a CPU a pure function of the model's shape, so that a resumed run packs its steps as before.
-fn default_tokens(model: &CausalLm, is_full: bool) -> usize {
+fn default_tokens(model: &CausalLm, is_full: bool, activations: i64) -> usize {
     let per_token = if is_full {
         autograd_bytes_per_token(model.config())
     } else {
-        model.training_bytes_per_token(RANKS)
+        model.training_bytes_per_token(RANKS, Keep::All)
     };
-    let (bytes, most) = match model.device() {
-        Device::Cuda(_) => (cuda_activations(model.device()), 65_536),
-        _ => (CPU_ACTIVATIONS, 2048),
-    };
-    usize::try_from(bytes / per_token.max(1))
+    let most = if model.device().is_cuda() { 65_536 } else { 2048 };
+    usize::try_from(activations / per_token.max(1))
         .unwrap_or(most)
-        .clamp(512, most)
+        .clamp(LEAST_TOKENS, most)
+}
+
+fn activations(device: Device) -> i64 {
+    match device {
+        Device::Cuda(_) => cuda_activations(device),
+        _ => CPU_ACTIVATIONS,
+    }
 }
 
 /// Three quarters of what is free once the model is loaded; the rest is for adapters, scores and fragments.

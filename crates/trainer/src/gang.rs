@@ -16,7 +16,7 @@ use crate::commands::Message;
 use crate::documents::Documents;
 use crate::error::TrainError;
 use crate::job::{Job, StepNumbers};
-use crate::passes::{PassFailure, accumulate};
+use crate::passes::{Limits, PassFailure, accumulate};
 use crate::preparation::{BaseText, Prepared};
 use crate::report::{Audience, Reporter};
 
@@ -43,8 +43,8 @@ pub struct Gang<'a> {
     jobs: Vec<Job>,
     loading: Vec<Loading>,
     preparations: u64,
-    /// Tokens of a pass; halved when memory runs out.
-    budget: usize,
+    /// Of its passes; tightened when memory runs out.
+    limits: Limits,
     /// Whether no job will join any more.
     is_closed: bool,
     failures: u64,
@@ -67,7 +67,10 @@ impl<'a> Gang<'a> {
             jobs: Vec::new(),
             loading: Vec::new(),
             preparations: 0,
-            budget: base.budget,
+            limits: Limits {
+                budget: base.budget,
+                whole: usize::MAX,
+            },
             is_closed: false,
             failures: 0,
         }
@@ -166,7 +169,7 @@ impl<'a> Gang<'a> {
                 grad_norm,
                 seconds: begun.elapsed().as_secs_f64(),
             };
-            let (base, budget) = (self.base, self.budget);
+            let (base, budget) = (self.base, self.limits.budget);
             results.push(self.jobs[*index].step(base, budget, documents, numbers));
         }
         // From the back, so that places stay right.
@@ -189,18 +192,31 @@ impl<'a> Gang<'a> {
             .collect();
         let model = &self.base.model;
         let full = jobs.first().and_then(|job| job.full());
-        let mut budget = self.budget;
-        let losses = accumulate(&contributions, &mut budget, &mut |segments| match full {
+        let limits = self.limits_of(&jobs);
+        let mut tightened = limits;
+        let losses = accumulate(&contributions, &mut tightened, &mut |segments, keep| match full {
             Some(full) => full.train_pass(model, segments),
-            None => model.train_pass(segments),
+            None => model.train_pass_keeping(segments, keep),
         });
-        if budget < self.budget {
-            self.budget = budget;
+        if tightened != limits {
+            self.limits = tightened;
+            let Limits { budget, whole } = tightened;
             self.process_reporter().warning(format!(
-                "The device ran out of memory, so a pass has at most {budget} tokens from now on."
+                "The device ran out of memory, so a pass has at most {budget} tokens from now on, and one of more than \
+                 {whole} tokens recomputes its activations."
             ));
         }
         losses
+    }
+
+    /// The member whose adapter takes most memory decides how large a pass may be that keeps all its activations.
+    fn limits_of(&self, jobs: &[&Job]) -> Limits {
+        let adapters = jobs.iter().filter_map(|job| job.adapter());
+        let whole = adapters.map(|adapter| self.base.whole_tokens(adapter)).min();
+        Limits {
+            whole: self.limits.whole.min(whole.unwrap_or(usize::MAX)),
+            ..self.limits
+        }
     }
 
     /// Loss sums and gradient norms, in one transfer: the only place of a cycle that waits for the device.
@@ -214,10 +230,10 @@ impl<'a> Gang<'a> {
         Ok(losses.iter().copied().zip(norms.iter().copied()).collect())
     }
 
-    /// Memory did not suffice with half the budget either: those whose documents were in the pass leave, and the others
+    /// Memory did not suffice the second time either: those whose documents were in the pass leave, and the others
     /// take the step again.
     fn drop_members(&mut self, active: &[usize], failure: PassFailure) -> Result<(), TrainError> {
-        let PassFailure { members, error } = failure;
+        let PassFailure { members, error, .. } = failure;
         let code = error.code();
         let error = TrainError::from(*error);
         if error.ends_the_process() {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tch::{Tensor, no_grad_guard};
+use tunesmith_model::Adapter;
 use tunesmith_types::hyperparameters::Hyperparameters;
 use tunesmith_types::probe::Probe;
 use tunesmith_types::trainer::{StopReason, TrainerEvent};
@@ -109,6 +110,18 @@ impl Job {
             Subject::Full(full) => Some(full),
             Subject::Adapter(_) => None,
         }
+    }
+
+    /// Its adapter, where it has one.
+    #[must_use]
+    pub fn adapter(&self) -> Option<&Adapter> {
+        self.subject.as_adapter()
+    }
+
+    /// Tokens of the longest training example.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.plan.longest()
     }
 
     /// The documents of the next step.

@@ -11,7 +11,7 @@
 
 use tch::Tensor;
 use tunesmith_dataset::pack::pack;
-use tunesmith_model::{Adapter, DropoutKey, ModelError, Scores, Segment};
+use tunesmith_model::{Adapter, DropoutKey, Keep, ModelError, Scores, Segment};
 use tunesmith_torch_ext::empty_cuda_cache;
 
 use crate::documents::Documents;
@@ -19,8 +19,46 @@ use crate::documents::Documents;
 /// Most tokens that share a dropout key (a longer document has its own).
 pub const DROPOUT_GROUP_TOKENS: usize = 4096;
 
-/// [`tunesmith_model::CausalLm::train_pass`], or what stands for it where all weights are trained.
-pub type Pass<'a> = dyn FnMut(&[Segment<'_>]) -> Result<Vec<Scores>, ModelError> + 'a;
+/// [`tunesmith_model::CausalLm::train_pass_keeping`], or what stands for it where all weights are trained.
+pub type Pass<'a> = dyn FnMut(&[Segment<'_>], Keep) -> Result<Vec<Scores>, ModelError> + 'a;
+
+/// How large passes may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most tokens of a pass; a longer document is a pass of its own.
+    pub budget: usize,
+    /// Most tokens of a pass that keeps everything until its backward pass; a larger one recomputes.
+    pub whole: usize,
+}
+
+impl Limits {
+    /// What a pass of `tokens` tokens keeps.
+    #[must_use]
+    pub fn keep(self, tokens: usize) -> Keep {
+        if tokens > self.whole {
+            Keep::Inputs
+        } else {
+            Keep::All
+        }
+    }
+
+    /// After a pass that found too little memory: smaller passes, or recomputation where smaller is not possible.
+    fn tighten(&mut self, failed: PassSize) {
+        if failed.documents > 1 || self.keep(failed.tokens) == Keep::Inputs {
+            self.budget = (self.budget / 2).max(1);
+            self.whole = self.whole.min(self.budget);
+        } else {
+            self.whole = failed.tokens / 2;
+        }
+    }
+}
+
+/// What a pass holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PassSize {
+    documents: usize,
+    tokens: usize,
+}
 
 /// What one job brings to a cycle.
 #[derive(Debug)]
@@ -46,13 +84,15 @@ pub struct PassFailure {
     pub members: Vec<usize>,
     /// What LibTorch or the model said.
     pub error: Box<ModelError>,
+    /// Of the pass; none where it failed outside of one.
+    size: Option<PassSize>,
 }
 
 impl PassFailure {
-    /// Whether a smaller pass could do.
+    /// Whether a smaller pass, or one that keeps less, could do.
     #[must_use]
     pub fn is_out_of_memory(&self) -> bool {
-        self.error.code() == "out_of_memory"
+        is_out_of_memory(&self.error)
     }
 }
 
@@ -64,53 +104,75 @@ struct Group {
     tokens: usize,
 }
 
+impl PassSize {
+    fn of(groups: &[Group], places: &[usize]) -> Self {
+        let groups = || places.iter().map(|place| &groups[*place]);
+        Self {
+            documents: groups().map(|group| group.documents.len()).sum(),
+            tokens: groups().map(|group| group.tokens).sum(),
+        }
+    }
+}
+
 /// Runs `pass` over all documents until each contribution has its whole gradient. Returns, for each, Σ weight ·
 /// cross-entropy: float64 scalars on the device, not read yet.
 ///
-/// Where memory runs out, everything is done again with half the budget, once; `budget` then stays there.
+/// Where memory runs out, everything is done again, once: with half the budget, or with recomputation where the pass was
+/// a single document. `limits` then stay there.
 ///
 /// # Errors
 /// A pass failed; gradients are then worthless.
 pub fn accumulate(
     contributions: &[Contribution<'_>],
-    budget: &mut usize,
+    limits: &mut Limits,
     pass: &mut Pass<'_>,
 ) -> Result<Vec<Tensor>, PassFailure> {
-    match attempt(contributions, *budget, pass) {
-        Err(failure) if failure.is_out_of_memory() && *budget > 1 => {
-            *budget /= 2;
+    match attempt(contributions, *limits, pass) {
+        Err(PassFailure {
+            error,
+            size: Some(size),
+            ..
+        }) if is_out_of_memory(&error) => {
+            limits.tighten(size);
             // Without a GPU there is nothing to give back, and its error says no more.
             let _ = empty_cuda_cache();
-            attempt(contributions, *budget, pass)
+            attempt(contributions, *limits, pass)
         }
         result => result,
     }
 }
 
+fn is_out_of_memory(error: &ModelError) -> bool {
+    error.code() == "out_of_memory"
+}
+
 fn attempt(
     contributions: &[Contribution<'_>],
-    budget: usize,
+    limits: Limits,
     pass: &mut Pass<'_>,
 ) -> Result<Vec<Tensor>, PassFailure> {
     let everyone = || (0..contributions.len()).collect();
     let torch = |error: tch::TchError| PassFailure {
         members: everyone(),
         error: Box::new(error.into()),
+        size: None,
     };
     for contribution in contributions {
         let _ = contribution.gradient.shallow_clone().f_zero_().map_err(torch)?;
     }
-    let groups = groups(contributions, budget);
+    let groups = groups(contributions, limits.budget);
     let lengths: Vec<usize> = groups.iter().map(|group| group.tokens).collect();
     let mut losses: Vec<Vec<(usize, Tensor)>> = contributions.iter().map(|_| Vec::new()).collect();
-    for places in pack(&lengths, budget) {
+    for places in pack(&lengths, limits.budget) {
+        let size = PassSize::of(&groups, &places);
         let segments: Vec<Segment<'_>> = places
             .iter()
             .map(|place| segment(contributions, &groups[*place]))
             .collect();
-        let scores = pass(&segments).map_err(|error| PassFailure {
+        let scores = pass(&segments, limits.keep(size.tokens)).map_err(|error| PassFailure {
             members: members_of(&groups, &places),
             error: Box::new(error),
+            size: Some(size),
         })?;
         for (place, scores) in places.iter().zip(scores) {
             let group = &groups[*place];

@@ -53,6 +53,12 @@ impl Plan {
         }
     }
 
+    /// Tokens of the longest example.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.lengths.iter().max().map_or(0, |length| *length as usize)
+    }
+
     /// Optimizer steps of `epochs` passes over the data. The last step of a pass may be smaller than the others.
     pub fn steps_of(&mut self, epochs: u32) -> u64 {
         while self.starts.len() <= epochs as usize {

@@ -50,9 +50,58 @@ pub(super) struct Saved {
     narrow: [Vec<Narrow>; 4],
 }
 
+#[cfg(test)]
+impl Saved {
+    /// All that is kept.
+    pub(super) fn tensors(&self) -> Vec<&Tensor> {
+        let always = [
+            &self.x,
+            &self.qkv,
+            &self.attended.out,
+            &self.middle,
+            &self.gate_up,
+        ];
+        let sometimes = [
+            &self.raw_qkv,
+            &self.picked,
+            &self.attention_output,
+            &self.mlp_output,
+        ];
+        let narrow = self.narrow.iter().flatten();
+        always
+            .into_iter()
+            .chain(sometimes.into_iter().flatten())
+            .chain(self.attended.denominators())
+            .chain(narrow)
+            .collect()
+    }
+}
+
 impl BlockPass<'_> {
     /// `x: [tokens, hidden]` to `[rows, hidden]`; keeps what the backward pass needs where `keep` is set.
     pub(super) fn forward(&self, x: Tensor, keep: bool) -> Result<(Tensor, Option<Saved>), ModelError> {
+        let (mut saved, product) = self.until_product(x, keep)?;
+        let y = self.after_product(&product, &mut saved)?;
+        Ok((y, keep.then_some(saved)))
+    }
+
+    /// What [`Self::forward`] would keep, made again from what came in. The block's output is left out where nothing of
+    /// it is kept.
+    pub(super) fn restore(&self, x: Tensor) -> Result<Saved, ModelError> {
+        let (mut saved, product) = self.until_product(x, true)?;
+        if self.block.post_mlp_norm.is_some() {
+            drop(self.after_product(&product, &mut saved)?);
+        } else {
+            let patches = self.patches[Projection::Down as usize].iter();
+            saved.narrow[Projection::Down as usize] = patches
+                .map(|patch| patch.narrow(&product))
+                .collect::<Result<_, _>>()?;
+        }
+        Ok(saved)
+    }
+
+    /// As far as the gated product, `[rows, intermediate]`; what comes behind it is not in the [`Saved`] yet.
+    fn until_product(&self, x: Tensor, keep: bool) -> Result<(Saved, Tensor), ModelError> {
         let block = self.block;
         let (raw, narrow_qkv) = self.project(Projection::Qkv, &norm(&block.attention_norm, &x)?)?;
         let (qkv, raw_qkv) = self.prepare_heads(raw, keep)?;
@@ -72,10 +121,7 @@ impl BlockPass<'_> {
         drop(stream);
         let (gate_up, narrow_gate_up) = self.project(Projection::GateUp, &norm(&block.mlp_norm, &middle)?)?;
         let product = gate(&gate_up, self.activation())?;
-        let (down, narrow_down) = self.project(Projection::Down, &product)?;
-        drop(product);
-        let (y, mlp_output) = add_normed(&middle, down, block.post_mlp_norm.as_ref())?;
-        let saved = keep.then_some(Saved {
+        let saved = Saved {
             x,
             raw_qkv,
             qkv,
@@ -84,10 +130,19 @@ impl BlockPass<'_> {
             attention_output,
             middle,
             gate_up,
-            mlp_output,
-            narrow: [narrow_qkv, narrow_output, narrow_gate_up, narrow_down],
-        });
-        Ok((y, saved))
+            mlp_output: None,
+            narrow: [narrow_qkv, narrow_output, narrow_gate_up, Vec::new()],
+        };
+        Ok((saved, product))
+    }
+
+    /// From the gated product to the block's output, `[rows, hidden]`.
+    fn after_product(&self, product: &Tensor, saved: &mut Saved) -> Result<Tensor, ModelError> {
+        let (down, narrow) = self.project(Projection::Down, product)?;
+        saved.narrow[Projection::Down as usize] = narrow;
+        let (y, mlp_output) = add_normed(&saved.middle, down, self.block.post_mlp_norm.as_ref())?;
+        saved.mlp_output = mlp_output;
+        Ok(y)
     }
 
     /// `gradient: [rows, hidden]` of what [`Self::forward`] gave to that of what came in, `[tokens, hidden]`; the latter

@@ -7,7 +7,8 @@
 //!
 //! What is left out, against autograd: gradients of frozen weights, scores of tokens that no loss asks for, the MLP and
 //! the attention output of such tokens in the last block, everything below the lowest adapted block, and tokens behind
-//! the last one that is learnt. LibTorch's autograd on the same model ([`CausalLm::hidden`]) is the oracle of the tests.
+//! the last one that is learnt. A pass that does not fit into memory keeps what came into each block alone and computes
+//! the rest again ([`Keep`]). LibTorch's autograd on the same model ([`CausalLm::hidden`]) is the oracle of the tests.
 
 mod block;
 mod head;
@@ -16,17 +17,27 @@ mod linear;
 mod memory;
 mod patch;
 mod patches;
+#[cfg(test)]
+mod tests;
 
 use tch::{Kind, Tensor, no_grad_guard};
 use tunesmith_torch_ext::kernels::RotaryTable;
 
 use self::block::{BlockPass, Saved};
 use self::layout::Layout;
+pub use self::memory::Keep;
 use self::patches::Patches;
 use crate::causal_lm::CausalLm;
 use crate::error::ModelError;
 use crate::rotation::Places;
 use crate::training::{Scores, Segment};
+
+/// What a block leaves for its backward pass.
+enum Kept {
+    All(Box<Saved>),
+    /// `[tokens, hidden]`.
+    Input(Tensor),
+}
 
 /// What all blocks of one pass share.
 struct Pass<'a> {
@@ -45,7 +56,19 @@ impl CausalLm {
     /// # Errors
     /// A segment has no tokens, a token is outside the vocabulary, or LibTorch refused, most often for want of memory.
     pub fn train_pass(&self, segments: &[Segment<'_>]) -> Result<Vec<Scores>, ModelError> {
-        self.explicit_pass(segments, true)
+        self.train_pass_keeping(segments, Keep::All)
+    }
+
+    /// [`Self::train_pass`] that keeps more or less until its backward pass. The gradients are the same to the last bit.
+    ///
+    /// # Errors
+    /// As [`Self::train_pass`].
+    pub fn train_pass_keeping(
+        &self,
+        segments: &[Segment<'_>],
+        keep: Keep,
+    ) -> Result<Vec<Scores>, ModelError> {
+        self.explicit_pass(segments, Some(keep))
     }
 
     /// Forward pass only.
@@ -53,18 +76,19 @@ impl CausalLm {
     /// # Errors
     /// As [`Self::train_pass`].
     pub fn score_pass(&self, segments: &[Segment<'_>]) -> Result<Vec<Scores>, ModelError> {
-        self.explicit_pass(segments, false)
+        self.explicit_pass(segments, None)
     }
 
-    fn explicit_pass(&self, segments: &[Segment<'_>], backward: bool) -> Result<Vec<Scores>, ModelError> {
+    /// `keep`: what the backward pass finds; there is none without.
+    fn explicit_pass(&self, segments: &[Segment<'_>], keep: Option<Keep>) -> Result<Vec<Scores>, ModelError> {
         let _guard = no_grad_guard();
         let layout = Layout::new(segments, self.config().vocab_size, self.device())?;
         if layout.scored_rows() == 0 {
             return segments.iter().map(|_| Scores::zero(self.device())).collect();
         }
-        let patches = Patches::new(self, segments, &layout, backward)?;
+        let patches = Patches::new(self, segments, &layout, keep.is_some())?;
         let pass = Pass::new(self, &layout, &patches)?;
-        pass.run(segments, backward)
+        pass.run(segments, keep)
     }
 }
 
@@ -92,41 +116,44 @@ impl<'a> Pass<'a> {
         })
     }
 
-    fn run(&self, segments: &[Segment<'_>], backward: bool) -> Result<Vec<Scores>, ModelError> {
-        let mut x = self.embed()?;
-        let lowest = if backward {
-            self.patches.lowest_block()
-        } else {
-            None
-        };
-        let mut saved: Vec<Saved> = Vec::new();
-        for (number, block) in self.model.blocks.iter().enumerate() {
-            let keep = lowest.is_some_and(|lowest| number >= lowest);
-            let (y, kept) = self.block_pass(number, block).forward(x, keep)?;
-            saved.extend(kept);
-            x = y;
-        }
+    fn run(&self, segments: &[Segment<'_>], keep: Option<Keep>) -> Result<Vec<Scores>, ModelError> {
+        let (x, kept) = self.forward(keep)?;
         let picked = if self.layout.prunes_last_block {
             x
         } else {
             self.layout.pick_scored(&x)?
         };
-        let (scores, gradient) = self.score(&picked, segments, backward)?;
+        let (scores, gradient) = self.score(&picked, segments, keep.is_some())?;
         drop(picked);
         if let Some(gradient) = gradient {
-            self.backward(gradient, saved, lowest)?;
+            self.backward(gradient, kept)?;
         }
         Ok(scores)
     }
 
+    /// What the last block gives, and what each block that is gone back through leaves for that.
+    fn forward(&self, keep: Option<Keep>) -> Result<(Tensor, Vec<Kept>), ModelError> {
+        let mut x = self.embed()?;
+        let lowest = self.patches.lowest_block();
+        let mut kept = Vec::new();
+        for (number, block) in self.model.blocks.iter().enumerate() {
+            let pass = self.block_pass(number, block);
+            let keep = keep.filter(|_| lowest.is_some_and(|lowest| number >= lowest));
+            if keep == Some(Keep::Inputs) {
+                kept.push(Kept::Input(x.shallow_clone()));
+            }
+            let (y, saved) = pass.forward(x, keep == Some(Keep::All))?;
+            kept.extend(saved.map(|saved| Kept::All(Box::new(saved))));
+            x = y;
+        }
+        Ok((x, kept))
+    }
+
     /// Goes back from the gradient of the scored rows behind the last block.
-    fn backward(
-        &self,
-        scored: Tensor,
-        mut saved: Vec<Saved>,
-        lowest: Option<usize>,
-    ) -> Result<(), ModelError> {
-        let Some(lowest) = lowest else { return Ok(()) };
+    fn backward(&self, scored: Tensor, mut kept: Vec<Kept>) -> Result<(), ModelError> {
+        let Some(lowest) = self.patches.lowest_block() else {
+            return Ok(());
+        };
         let mut gradient = if self.layout.prunes_last_block {
             scored
         } else {
@@ -134,11 +161,16 @@ impl<'a> Pass<'a> {
         };
         for number in (lowest..self.model.blocks.len()).rev() {
             let block = &self.model.blocks[number];
-            let kept = saved
+            let pass = self.block_pass(number, block);
+            let left = kept
                 .pop()
                 .expect("invariant: every block from the lowest on was kept");
+            let saved = match left {
+                Kept::All(saved) => *saved,
+                Kept::Input(x) => pass.restore(x)?,
+            };
             let goes_on = number > lowest || self.patches.has_embedding();
-            match self.block_pass(number, block).backward(gradient, kept, goes_on)? {
+            match pass.backward(gradient, saved, goes_on)? {
                 Some(below) => gradient = below,
                 None => return Ok(()),
             }

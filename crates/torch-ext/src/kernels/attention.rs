@@ -68,6 +68,17 @@ pub struct Attended {
     saved: Saved,
 }
 
+impl Attended {
+    /// Logarithms of the softmax's denominators, float32 `[tokens, heads]`; none where flash attention keeps its own.
+    #[must_use]
+    pub fn denominators(&self) -> Option<&Tensor> {
+        match &self.saved {
+            Saved::Denominators(denominators) => Some(denominators),
+            Saved::Flash(_) => None,
+        }
+    }
+}
+
 /// What the backward pass needs besides the output.
 #[derive(Debug)]
 enum Saved {

@@ -71,6 +71,7 @@ impl Gang<'_> {
             Ok(mut job) => {
                 job.is_paused = loading.is_paused;
                 self.jobs.push(job);
+                self.tell_recomputation();
                 self.deliver_if_done(self.jobs.len() - 1)
             }
             Err(error) => {
@@ -83,6 +84,21 @@ impl Gang<'_> {
                 }
             }
         }
+    }
+
+    /// Says, before the first step of the newest job, whether its examples do not fit into memory with everything kept.
+    fn tell_recomputation(&self) {
+        let jobs: Vec<&Job> = self.jobs.iter().collect();
+        let whole = self.limits_of(&jobs).whole;
+        let Some(job) = jobs.last().filter(|job| job.longest() > whole) else {
+            return;
+        };
+        Reporter::new(self.audience, Some(job.id())).warning(format!(
+            "The longest training example has {} tokens, and memory holds the activations of {whole}; longer passes keep \
+             the input of each block alone and recompute the rest. That takes about a third more time and changes no \
+             result.",
+            job.longest()
+        ));
     }
 
     /// Stops one job, or all.

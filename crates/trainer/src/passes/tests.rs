@@ -15,14 +15,15 @@ fn documents(lengths: &[usize]) -> Documents {
     Documents::gather(&corpus, 0..lengths.len())
 }
 
-/// A memory of `room` tokens. Remembers the passes: for each segment its dropout key and the tokens of its documents.
+/// A memory of `room` tokens with all they keep, or of `recomputed_room` with their inputs. Remembers the passes: for each segment its dropout key and the tokens of its documents.
 struct Device {
     room: usize,
+    recomputed_room: usize,
     passes: Vec<Vec<(DropoutKey, Vec<usize>)>>,
 }
 
 impl Device {
-    fn pass(&mut self, segments: &[Segment<'_>]) -> Result<Vec<Scores>, ModelError> {
+    fn pass(&mut self, segments: &[Segment<'_>], keep: Keep) -> Result<Vec<Scores>, ModelError> {
         let lengths = |segment: &Segment<'_>| -> Vec<usize> {
             segment
                 .documents
@@ -31,7 +32,11 @@ impl Device {
                 .collect()
         };
         let tokens: usize = segments.iter().flat_map(lengths).sum();
-        if tokens > self.room {
+        let room = match keep {
+            Keep::All => self.room,
+            Keep::Inputs => self.recomputed_room,
+        };
+        if tokens > room {
             return Err(TchError::Torch("CUDA out of memory. Tried to allocate".to_owned()).into());
         }
         self.passes.push(
@@ -53,12 +58,26 @@ impl Device {
     }
 }
 
-/// Runs jobs with (dropout, lengths of documents); returns losses, gradients and the budget in the end.
+/// As [`run_within`], without a bound on what keeps everything; returns the budget in the end.
 fn run(
     jobs: &[(f64, &[usize])],
-    mut budget: usize,
+    budget: usize,
     device: &mut Device,
 ) -> Result<(Vec<f64>, Vec<f64>, usize), PassFailure> {
+    let mut limits = Limits {
+        budget,
+        whole: usize::MAX,
+    };
+    let (losses, gradients) = run_within(jobs, &mut limits, device)?;
+    Ok((losses, gradients, limits.budget))
+}
+
+/// Runs jobs with (dropout, lengths of documents); returns losses and gradients.
+fn run_within(
+    jobs: &[(f64, &[usize])],
+    limits: &mut Limits,
+    device: &mut Device,
+) -> Result<(Vec<f64>, Vec<f64>), PassFailure> {
     let works: Vec<Documents> = jobs.iter().map(|(_, lengths)| documents(lengths)).collect();
     let gradients: Vec<Tensor> = jobs
         .iter()
@@ -78,19 +97,22 @@ fn run(
             documents,
         })
         .collect();
-    let losses = accumulate(&contributions, &mut budget, &mut |segments| device.pass(segments))?;
+    let losses = accumulate(&contributions, limits, &mut |segments, keep| {
+        device.pass(segments, keep)
+    })?;
     let read = |tensors: &[Tensor]| {
         tensors
             .iter()
             .map(|tensor| tensor.sum(Kind::Double).double_value(&[]))
             .collect()
     };
-    Ok((read(&losses), read(&gradients), budget))
+    Ok((read(&losses), read(&gradients)))
 }
 
 fn device(room: usize) -> Device {
     Device {
         room,
+        recomputed_room: room,
         passes: Vec::new(),
     }
 }
@@ -152,6 +174,53 @@ fn a_pass_that_does_not_fit_is_tried_again_with_half_the_budget() {
 }
 
 #[test]
+fn a_single_document_that_does_not_fit_is_tried_again_with_recomputation() {
+    let jobs: [(f64, &[usize]); 2] = [(0.0, &[90]), (0.0, &[30, 40])];
+    let mut limits = Limits {
+        budget: 90,
+        whole: usize::MAX,
+    };
+    let mut device = Device {
+        recomputed_room: 200,
+        ..device(60)
+    };
+    let (losses, gradients) = run_within(&jobs, &mut limits, &mut device).unwrap();
+    assert_eq!((losses, gradients), (vec![90.0, 70.0], vec![1.0, 1.0]));
+    let expected = Limits {
+        budget: 90,
+        whole: 45,
+    };
+    assert_eq!(limits, expected);
+}
+
+#[test]
+fn only_passes_beyond_the_bound_recompute() {
+    let mut limits = Limits {
+        budget: 60,
+        whole: 60,
+    };
+    let mut kept = Vec::new();
+    let works = documents(&[90, 30, 20]);
+    let gradient = Tensor::zeros([1], (Kind::Float, tch::Device::Cpu));
+    let contributions = [Contribution {
+        adapter: None,
+        gradient: &gradient,
+        dropout: 0.0,
+        seed: 0,
+        step: 0,
+        documents: &works,
+    }];
+    let mut roomy = device(100);
+    accumulate(&contributions, &mut limits, &mut |segments, keep| {
+        kept.push((segments[0].documents.len(), keep));
+        roomy.pass(segments, keep)
+    })
+    .unwrap();
+    kept.sort_by_key(|(documents, _)| *documents);
+    assert_eq!(kept, [(1, Keep::Inputs), (2, Keep::All)]);
+}
+
+#[test]
 fn the_second_time_it_fails_and_says_whose_pass_it_was() {
     let jobs: [(f64, &[usize]); 3] = [(0.0, &[10]), (0.0, &[90]), (0.0, &[5])];
     let failure = run(&jobs, 100, &mut device(60)).unwrap_err();
@@ -172,7 +241,11 @@ fn other_failures_are_not_tried_again() {
         documents: &works,
     }];
     let mut calls = 0;
-    let failure = accumulate(&contributions, &mut 100, &mut |_| {
+    let mut limits = Limits {
+        budget: 100,
+        whole: 100,
+    };
+    let failure = accumulate(&contributions, &mut limits, &mut |_, _| {
         calls += 1;
         Err(TchError::Torch("CUDA error: an illegal memory access".to_owned()).into())
     })

@@ -8,6 +8,7 @@ mod harness;
 mod packing;
 mod parity;
 mod probes;
+mod recomputation;
 mod resume;
 mod resume_everywhere;
 mod selection;

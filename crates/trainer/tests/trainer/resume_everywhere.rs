@@ -9,7 +9,7 @@ use tch::Tensor;
 use tunesmith_trainer::assignment::Assignment;
 use tunesmith_trainer::base::Base;
 use tunesmith_trainer::job::{Job, StepNumbers};
-use tunesmith_trainer::passes::accumulate;
+use tunesmith_trainer::passes::{Limits, accumulate};
 use tunesmith_trainer::preparation::{BaseText, Prepared};
 use tunesmith_trainer::report::{Audience, Reporter};
 use tunesmith_types::hyperparameters::HyperparametersRequest;
@@ -56,11 +56,19 @@ fn gang() -> GangRun {
 /// One step, as the gang loop takes it.
 fn step(base: &Base, job: &mut Job) -> usize {
     let documents = job.next_documents();
-    let (mut budget, mut passes) = (base.budget, 0);
-    let losses = accumulate(&[job.contribution(&documents)], &mut budget, &mut |segments| {
-        passes += 1;
-        base.model.train_pass(segments)
-    })
+    let mut limits = Limits {
+        budget: base.budget,
+        whole: base.budget,
+    };
+    let mut passes = 0;
+    let losses = accumulate(
+        &[job.contribution(&documents)],
+        &mut limits,
+        &mut |segments, keep| {
+            passes += 1;
+            base.model.train_pass_keeping(segments, keep)
+        },
+    )
     .unwrap();
     let numbers = [&losses[0], &job.gradient_norm().unwrap()].map(|scalar: &Tensor| scalar.double_value(&[]));
     let numbers = StepNumbers {

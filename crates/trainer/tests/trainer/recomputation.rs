@@ -1,0 +1,88 @@
+//! Documents whose activations do not fit into memory: their passes recompute, and nothing else changes.
+
+use std::fs;
+use std::sync::mpsc::channel;
+
+use tunesmith_model::Keep;
+use tunesmith_trainer::assignment::Assignment;
+use tunesmith_trainer::base::Base;
+use tunesmith_trainer::gang::Gang;
+use tunesmith_trainer::job::Job;
+use tunesmith_trainer::passes::{Limits, accumulate};
+use tunesmith_trainer::preparation::{BaseText, Prepared};
+use tunesmith_trainer::report::{Audience, Reporter};
+use tunesmith_types::hyperparameters::HyperparametersRequest;
+use tunesmith_types::trainer::JobSpec;
+
+use crate::harness::GangRun;
+
+fn job(run: &GangRun, id: &str, rank: u32) -> JobSpec {
+    let asked = HyperparametersRequest {
+        rank: Some(rank),
+        dropout: Some(0.1),
+        learning_rate: Some(0.01),
+        eval_fraction: Some(0.0),
+        max_steps: Some(4),
+        batch_size: Some(6),
+        ..Default::default()
+    };
+    run.job(id, asked)
+}
+
+fn begin(base: &Base, spec: JobSpec) -> Job {
+    let text = BaseText::new(base.folder.clone(), base.model.config());
+    let prepared = Prepared::new(Assignment::from(spec), &text).unwrap();
+    Job::begin(base, prepared, Reporter::new(Audience::Nobody, None)).unwrap()
+}
+
+/// Trains a job as a gang of one; returns its adapter's file.
+fn train(run: &GangRun, base: &Base, id: &str) -> Vec<u8> {
+    let mut gang = Gang::new(base, Audience::Nobody, channel());
+    gang.join(Assignment::from(job(run, id, 8)));
+    gang.close();
+    assert_eq!(gang.run().unwrap(), 0);
+    fs::read(run.path(id).join("adapter_model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_job_whose_documents_do_not_fit_trains_with_recomputation() {
+    let mut run = GangRun::new();
+    run.spec.threads = Some(1);
+    tch::set_num_threads(1);
+    let mut base = Base::load(&run.spec).unwrap();
+    let mut probe = begin(&base, job(&run, "probe", 8));
+    let longest = probe.longest();
+    let roomy = base.whole_tokens(probe.adapter().unwrap());
+    let small = begin(&base, job(&run, "small", 2));
+    assert!(base.whole_tokens(small.adapter().unwrap()) > roomy);
+    assert!(longest > 2 && roomy > longest, "{longest} {roomy}");
+    let expected = train(&run, &base, "roomy");
+
+    let per_token = base
+        .model
+        .training_bytes_per_token(probe.adapter().unwrap().ranks_per_block(), Keep::All);
+    base.activations = per_token * (longest as i64 / 2);
+    let whole = base.whole_tokens(probe.adapter().unwrap());
+    assert_eq!(whole, longest / 2);
+    let found = train(&run, &base, "scarce");
+    assert!(found == expected, "recomputation changed a delivered adapter");
+
+    // Every document alone: those beyond the bound recompute, and only those.
+    let documents = probe.next_documents();
+    let mut limits = Limits { budget: 1, whole };
+    let mut kept = Vec::new();
+    accumulate(
+        &[probe.contribution(&documents)],
+        &mut limits,
+        &mut |segments, keep| {
+            kept.push((segments[0].documents[0].tokens.len() > whole, keep));
+            base.model.train_pass_keeping(segments, keep)
+        },
+    )
+    .unwrap();
+    assert_eq!(kept.len(), documents.len());
+    assert!(kept.iter().any(|(is_long, _)| *is_long), "{kept:?}");
+    for (is_long, keep) in kept {
+        assert_eq!(is_long, keep == Keep::Inputs);
+    }
+}
