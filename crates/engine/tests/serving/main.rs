@@ -8,3 +8,5 @@ mod golden;
 mod lifecycle;
 mod output;
 mod server;
+mod soak;
+mod words;
