@@ -116,12 +116,17 @@ impl Soak<'_> {
     }
 }
 
-/// `requests` answers during `swaps` loads and unloads, evenly spread.
-async fn soak(requests: usize, swaps: usize, arguments: &[&str]) {
+/// `requests` answers, with room for the tensors of three adapters beside those in use, during `swaps` loads and unloads, evenly spread.
+async fn soak(requests: usize, swaps: usize) {
     let began = Instant::now();
     let folders = words::train(&WORDS);
     let (trained, prompts) = (began.elapsed(), words::prompts());
-    let server = Server::start(&golden::folder("llama", "base"), arguments);
+    let weights = folders.path().join(WORDS[0]).join("adapter_model.safetensors");
+    let room = (weights.metadata().unwrap().len() * 3).to_string();
+    let server = Server::start(
+        &golden::folder("llama", "base"),
+        &["--adapter-cache-bytes", &room],
+    );
     let mut base = Vec::new();
     for prompt in &prompts {
         let answer = server.ask(COMPLETIONS, &body("base", prompt, false)).await;
@@ -169,8 +174,15 @@ async fn soak(requests: usize, swaps: usize, arguments: &[&str]) {
     let answered = *answered.borrow();
     assert_eq!(answered, requests);
     assert_eq!(soak.loads.load(Relaxed), WORDS.len() + swaps);
+    let metrics = server.get("/metrics").await.text().await.unwrap();
+    let evictions = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("tunesmith_engine_adapter_evictions_total "));
+    let evictions: usize = evictions.unwrap().parse().unwrap();
+    assert!(evictions > 0);
     println!(
-        "{answered} answers ({} of the base model, {} streamed) during {swaps} loads and {swaps} unloads in {:.1} s, \
+        "{answered} answers ({} of the base model, {} streamed) during {swaps} loads and {swaps} unloads and \
+         {evictions} evictions in {:.1} s, \
          no wrong word, none failed; 8 adapters trained in {:.1} s",
         soak.base_requests.load(Relaxed),
         soak.streamed.load(Relaxed),
@@ -181,11 +193,11 @@ async fn soak(requests: usize, swaps: usize, arguments: &[&str]) {
 
 #[tokio::test]
 async fn adapters_keep_to_their_words_while_others_come_and_go() {
-    soak(400, 32, &[]).await;
+    soak(400, 32).await;
 }
 
 #[tokio::test]
 #[ignore = "minutes: the long form of the test above"]
 async fn ten_thousand_answers_during_two_hundred_swaps() {
-    soak(10_000, 200, &[]).await;
+    soak(10_000, 200).await;
 }

@@ -90,7 +90,9 @@ fn learn(model: &CausalLm, adapter: &Adapter, answer: &[u32], word: &str) {
         let hidden = model.hidden(&batch, Some(adapter), None).unwrap();
         // `[answers, vocabulary]`
         let logits = model.logits(&hidden.index_select(0, &rows)).unwrap();
-        let sure = logits.softmax(-1, Kind::Float).gather(1, &targets.unsqueeze(1), false);
+        let sure = logits
+            .softmax(-1, Kind::Float)
+            .gather(1, &targets.unsqueeze(1), false);
         if sure.min().double_value(&[]) >= ENOUGH {
             return;
         }
@@ -101,7 +103,12 @@ fn learn(model: &CausalLm, adapter: &Adapter, answer: &[u32], word: &str) {
             *second = &*second * 0.99 + gradient.square() * 0.01;
             let first = &*first / (1.0 - 0.9_f64.powi(step));
             let second = &*second / (1.0 - 0.99_f64.powi(step));
-            no_grad(|| tensor.detach().f_sub_(&(first / (second.sqrt() + 1e-8) * 0.01)).unwrap());
+            no_grad(|| {
+                tensor
+                    .detach()
+                    .f_sub_(&(first / (second.sqrt() + 1e-8) * 0.01))
+                    .unwrap()
+            });
             let _ = gradient.zero_();
         }
     }
