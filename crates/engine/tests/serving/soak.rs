@@ -65,8 +65,8 @@ impl Soak<'_> {
     async fn ask(&self, number: usize) {
         let place = number * 5 % self.prompts.len() + number / 7;
         let place = place % self.prompts.len();
-        let (prompt, streams) = (&self.prompts[place], number % 2 == 0);
-        let slot = if number % 9 == 0 {
+        let (prompt, streams) = (&self.prompts[place], number.is_multiple_of(2));
+        let slot = if number.is_multiple_of(9) {
             self.base_requests.fetch_add(1, Relaxed);
             None
         } else {
@@ -99,7 +99,7 @@ impl Soak<'_> {
     /// name.
     async fn swap(&self, number: usize) {
         let slot = &self.slots[number % WORDS.len()];
-        if (number + number / WORDS.len()) % 2 == 0 {
+        if (number + number / WORDS.len()).is_multiple_of(2) {
             let name = format!("adapter-{}", WORDS.len() + number);
             let word = slot.read().await.word;
             self.load(&name, word).await;
@@ -117,6 +117,7 @@ impl Soak<'_> {
 }
 
 /// `requests` answers, with room for the tensors of three adapters beside those in use, during `swaps` loads and unloads, evenly spread.
+#[expect(clippy::print_stdout, reason = "what a run showed is for its reader")]
 async fn soak(requests: usize, swaps: usize) {
     let began = Instant::now();
     let folders = words::train(&WORDS);
