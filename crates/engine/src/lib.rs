@@ -16,6 +16,7 @@ pub mod generation;
 pub mod http;
 pub mod logits;
 pub mod metrics;
+pub mod registry;
 pub mod sampler;
 pub mod serve;
 pub mod stop;

@@ -44,6 +44,10 @@ struct ServeArguments {
     /// Most adapters at once.
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_adapters: usize,
+    /// Most bytes of adapters in memory; those beyond it that were used longest ago are read back when they are asked
+    /// for [default: a sixth of the free memory].
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
+    adapter_cache_bytes: Option<u64>,
     /// Folder under which adapters loaded at run time must lie [default: anywhere].
     #[arg(long, value_name = "DIR")]
     adapter_root: Option<PathBuf>,
@@ -172,11 +176,9 @@ fn settings(arguments: ServeArguments) -> anyhow::Result<ServeSettings> {
             max_sequences: arguments.max_sequences.into(),
             max_waiting: arguments.max_waiting.into(),
             max_adapters: arguments.max_adapters,
+            adapter_cache_bytes: bytes_or_share(arguments.adapter_cache_bytes, device, 6),
             adapter_root: arguments.adapter_root,
-            kv_cache_bytes: arguments.kv_cache_bytes.map_or_else(
-                || default_kv_cache_bytes(device),
-                |bytes| usize::try_from(bytes).unwrap_or(usize::MAX),
-            ),
+            kv_cache_bytes: bytes_or_share(arguments.kv_cache_bytes, device, 3),
         },
         listen: arguments.listen,
         adapters: arguments.adapters,
@@ -187,17 +189,20 @@ fn settings(arguments: ServeArguments) -> anyhow::Result<ServeSettings> {
 }
 
 /// Where nobody says how much memory is free.
-const FALLBACK_KV_CACHE_BYTES: usize = 2 << 30;
+const FALLBACK_FREE_BYTES: usize = 6 << 30;
 
-/// A third of the machine's free memory; the weights, the adapters and the products take from the rest.
-fn default_kv_cache_bytes(device: Device) -> usize {
+/// What was asked for, or that part of the device's free memory; the weights and the products take from the rest.
+fn bytes_or_share(asked: Option<u64>, device: Device, part: usize) -> usize {
+    if let Some(bytes) = asked {
+        return usize::try_from(bytes).unwrap_or(usize::MAX);
+    }
     let free = match device {
         Device::Cpu => free_memory(),
         device => tunesmith_torch_ext::device_memory(device)
             .ok()
             .and_then(|(free, _)| usize::try_from(free).ok()),
     };
-    free.map_or(FALLBACK_KV_CACHE_BYTES, |bytes| bytes / 3)
+    free.unwrap_or(FALLBACK_FREE_BYTES) / part
 }
 
 /// Bytes that Linux could give out now.

@@ -11,6 +11,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crate::registry::Residency;
+
 /// Upper ends of the latency buckets, in seconds.
 const BUCKETS: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
@@ -145,9 +147,10 @@ impl Metrics {
         *counts.ended.entry(reason).or_default() += 1;
     }
 
-    /// The exposition text. `base`: the base model's name; `limit`: most adapters.
+    /// The exposition text. `base`: the base model's name; `limit`: most adapters; `residency`: which are in
+    /// memory.
     #[must_use]
-    pub fn render(&self, base: &str, limit: usize) -> String {
+    pub fn render(&self, base: &str, limit: usize, residency: &Residency) -> String {
         let mut out = String::new();
         let model = [("model_name", base)];
         for (name, help, value) in [
@@ -167,6 +170,7 @@ impl Metrics {
         }
         self.write_memory(&mut out, &model);
         self.write_adapters(&mut out, limit);
+        write_residency(&mut out, residency);
         self.write_models(&mut out, base);
         let help = "Seconds from the request to its first token.";
         self.first_token
@@ -275,6 +279,37 @@ impl Metrics {
     }
 }
 
+fn write_residency(out: &mut String, residency: &Residency) {
+    let name = "tunesmith_engine_adapters";
+    header(
+        out,
+        name,
+        "gauge",
+        "Loaded adapters, by whether their tensors are in memory.",
+    );
+    line(out, name, &[("state", "resident")], residency.resident);
+    line(out, name, &[("state", "evicted")], residency.evicted);
+    let name = "tunesmith_engine_adapter_bytes";
+    header(out, name, "gauge", "Bytes of adapters' tensors.");
+    line(out, name, &[("state", "budget")], residency.budget);
+    line(out, name, &[("state", "resident")], residency.bytes);
+    for (name, help, count) in [
+        (
+            "tunesmith_engine_adapter_loads_total",
+            "Times that an adapter's tensors were read.",
+            residency.loads,
+        ),
+        (
+            "tunesmith_engine_adapter_evictions_total",
+            "Times that an adapter's tensors were evicted.",
+            residency.evictions,
+        ),
+    ] {
+        header(out, name, "counter", help);
+        line(out, name, &[], count);
+    }
+}
+
 fn header(out: &mut String, name: &str, kind: &str, help: &str) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
@@ -289,7 +324,11 @@ fn line(out: &mut String, name: &str, labels: &[(&str, &str)], value: impl std::
         .iter()
         .map(|(name, value)| format!("{name}=\"{}\"", escape(value)))
         .collect();
-    let _ = writeln!(out, "{name}{{{}}} {value}", labels.join(","));
+    let _ = if labels.is_empty() {
+        writeln!(out, "{name} {value}")
+    } else {
+        writeln!(out, "{name}{{{}}} {value}", labels.join(","))
+    };
 }
 
 #[cfg(test)]
@@ -306,7 +345,13 @@ mod tests {
             waiting: BTreeSet::default(),
         };
         metrics.set_load(2, 1, adapters);
-        let text = metrics.render("base", 8);
+        let residency = Residency {
+            resident: 2,
+            evicted: 1,
+            evictions: 7,
+            ..Residency::default()
+        };
+        let text = metrics.render("base", 8, &residency);
         for expected in [
             "vllm:num_requests_running{model_name=\"base\"} 2\n",
             "vllm:num_requests_waiting{model_name=\"base\"} 1\n",
@@ -315,6 +360,8 @@ mod tests {
             "vllm:request_success_total{finished_reason=\"length\",model_name=\"base\"} 1\n",
             "tunesmith_engine_tokens_total{model=\"support\",kind=\"generation\"} 4\n",
             "{max_lora=\"8\",running_lora_adapters=\"a,b\",waiting_lora_adapters=\"\"} ",
+            "tunesmith_engine_adapters{state=\"evicted\"} 1\n",
+            "tunesmith_engine_adapter_evictions_total 7\n",
             "vllm:e2e_request_latency_seconds_bucket{le=\"0.025\",model_name=\"base\"} 1\n",
             "vllm:e2e_request_latency_seconds_bucket{le=\"60\",model_name=\"base\"} 1\n",
             "vllm:e2e_request_latency_seconds_bucket{le=\"+Inf\",model_name=\"base\"} 2\n",

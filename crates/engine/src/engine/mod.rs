@@ -8,6 +8,7 @@
 //! A job takes a place (a permit) when it is submitted and gives it back when it ends, so the queue is bounded at the
 //! door and the channel to the thread never fills.
 
+mod loading;
 mod memory;
 mod scheduler;
 mod sequence;
@@ -24,11 +25,12 @@ use tunesmith_dataset::{ChatTemplate, TextTokenizer, template::TemplateError, to
 use tunesmith_model::{Adapter, CausalLm, KvCache, ModelConfig, ModelError, Precision};
 
 use crate::{
-    adapter::{AdapterError, AdapterLease, AdapterRegistry, folder_under},
+    adapter::AdapterLease,
     clock::unix_seconds,
     constraint::{ConstraintError, GrammarCompiler},
     generation::{Event, Generation, Job},
     metrics::Metrics,
+    registry::AdapterRegistry,
 };
 pub use memory::KvBudget;
 use scheduler::Scheduler;
@@ -55,6 +57,8 @@ pub struct EngineSettings {
     pub max_waiting: usize,
     /// Most adapters at once.
     pub max_adapters: usize,
+    /// Most bytes of the tensors of adapters that nobody runs on; the least recently used beyond it are evicted.
+    pub adapter_cache_bytes: usize,
     /// Where adapters may be loaded from at run time; `None` is anywhere.
     pub adapter_root: Option<PathBuf>,
     /// Most bytes of keys and values.
@@ -138,19 +142,25 @@ impl Engine {
         let tokenizer = Arc::new(TextTokenizer::load(&settings.base)?);
         let template = load_template(&settings.base, &tokenizer)?;
         let metrics = Arc::new(Metrics::default());
+        let adapters = Arc::new(AdapterRegistry::new(
+            &settings.name,
+            settings.max_adapters,
+            settings.adapter_cache_bytes,
+        ));
         let places = settings.max_sequences + settings.max_waiting;
         let (commands, inbox) = mpsc::channel(places + SPARE_COMMANDS);
         let (loaded, outcome) = oneshot::channel();
         let run = {
-            let (settings, tokenizer, metrics) =
-                (settings.clone(), Arc::clone(&tokenizer), Arc::clone(&metrics));
+            let (settings, tokenizer) = (settings.clone(), Arc::clone(&tokenizer));
+            let (metrics, adapters) = (Arc::clone(&metrics), Arc::clone(&adapters));
             move || {
                 let precision = Precision::uniform(settings.kind);
                 match CausalLm::load(&settings.base, settings.device, precision) {
                     Ok(model) => {
                         let _ = loaded.send(Ok(model.config().clone()));
                         let budget = budget(&settings, model.config());
-                        Scheduler::new(model, tokenizer, metrics, settings.max_sequences, budget).run(inbox);
+                        let places = settings.max_sequences;
+                        Scheduler::new(model, tokenizer, metrics, adapters, places, budget).run(inbox);
                     }
                     Err(error) => drop(loaded.send(Err(error))),
                 }
@@ -161,7 +171,7 @@ impl Engine {
         let config = outcome.await.map_err(|_| StartError::Died)??;
         let longest = usize::try_from(config.max_positions).unwrap_or(usize::MAX);
         let engine = Self {
-            adapters: Arc::new(AdapterRegistry::new(&settings.name, settings.max_adapters)),
+            adapters,
             budget: budget(&settings, &config),
             max_context: settings.max_context.unwrap_or(longest).min(longest),
             started_at: unix_seconds(),
@@ -275,73 +285,6 @@ impl Engine {
             Err(mpsc::error::TrySendError::Full(_)) => Err(SubmitError::QueueFull),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(SubmitError::Stopped),
         }
-    }
-
-    /// Loads a PEFT folder under `name`: read and checked beside the running requests, usable when this returns. The
-    /// path comes from a request, so it must lie under the adapter root, if there is one.
-    ///
-    /// # Errors
-    /// The name is taken, there is no room, or the folder is not an adapter of this base model.
-    pub async fn load_adapter(&self, name: &str, path: &Path) -> Result<(), AdapterError> {
-        self.load(name, path, self.settings.adapter_root.clone()).await
-    }
-
-    /// As [`Self::load_adapter`], for a path from the command line, which may lie anywhere.
-    ///
-    /// # Errors
-    /// As [`Self::load_adapter`].
-    pub async fn load_trusted_adapter(&self, name: &str, path: &Path) -> Result<(), AdapterError> {
-        self.load(name, path, None).await
-    }
-
-    async fn load(&self, name: &str, path: &Path, root: Option<PathBuf>) -> Result<(), AdapterError> {
-        let reservation = self.adapters.reserve(name)?;
-        let adapter = self.read_adapter(name, path, root).await?;
-        let lease = AdapterLease::new(name, path);
-        let (kept, confirmed) = oneshot::channel();
-        let command = Command::Keep(Arc::clone(&lease), Box::new(adapter), kept);
-        self.commands
-            .send(command)
-            .await
-            .map_err(|_| AdapterError::EngineStopped)?;
-        confirmed.await.map_err(|_| AdapterError::EngineStopped)?;
-        reservation.publish(lease);
-        tracing::info!(adapter = name, path = %path.display(), "adapter loaded");
-        Ok(())
-    }
-
-    async fn read_adapter(
-        &self,
-        name: &str,
-        path: &Path,
-        root: Option<PathBuf>,
-    ) -> Result<Adapter, AdapterError> {
-        let (path, config) = (path.to_owned(), self.config.clone());
-        let (device, kind) = (self.settings.device, self.settings.kind);
-        let read = move || {
-            let folder = folder_under(root.as_deref(), &path)?;
-            Ok(Adapter::load(&folder, &config, device).and_then(|adapter| adapter.frozen(device, kind)))
-        };
-        let outcome = tokio::task::spawn_blocking(read)
-            .await
-            .map_err(|_| AdapterError::EngineStopped)?;
-        let invalid = |source| AdapterError::Invalid {
-            name: name.to_owned(),
-            source: Box::new(source),
-        };
-        outcome?.map_err(invalid)
-    }
-
-    /// Takes an adapter's name away. Requests that run on it end as they began.
-    ///
-    /// # Errors
-    /// No adapter of that name is loaded.
-    pub fn unload_adapter(&self, name: &str) -> Result<(), AdapterError> {
-        self.adapters.remove(name)?;
-        // Full or closed: the thread collects after its next step, or has nothing left to collect.
-        let _ = self.commands.try_send(Command::Collect);
-        tracing::info!(adapter = name, "adapter unloaded");
-        Ok(())
     }
 }
 

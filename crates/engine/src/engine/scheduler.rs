@@ -20,6 +20,7 @@ use crate::{
     adapter::AdapterLease,
     generation::{Event, Job},
     metrics::{AdaptersInUse, Metrics},
+    registry::AdapterRegistry,
 };
 
 /// Most prompt tokens in one step, of all sequences together.
@@ -45,6 +46,7 @@ pub(super) struct Scheduler {
     model: CausalLm,
     tokenizer: Arc<TextTokenizer>,
     metrics: Arc<Metrics>,
+    registry: Arc<AdapterRegistry>,
     max_sequences: usize,
     budget: KvBudget,
     prefixes: PrefixCache,
@@ -58,6 +60,7 @@ impl Scheduler {
         model: CausalLm,
         tokenizer: Arc<TextTokenizer>,
         metrics: Arc<Metrics>,
+        registry: Arc<AdapterRegistry>,
         max_sequences: usize,
         budget: KvBudget,
     ) -> Self {
@@ -70,6 +73,7 @@ impl Scheduler {
             model,
             tokenizer,
             metrics,
+            registry,
             max_sequences,
             budget,
             prefixes,
@@ -283,8 +287,9 @@ impl Scheduler {
         &found.expect("invariant: a leased adapter is resident").adapter
     }
 
-    /// Drops adapters whose only lease is ours: unloaded, and no request left on them.
+    /// Drops adapters whose only lease is ours: unloaded or evicted, and no request left on them.
     fn collect(&mut self) {
+        self.registry.evict();
         self.adapters
             .retain(|resident| Arc::strong_count(&resident.lease) > 1);
         self.prefixes.collect();

@@ -35,7 +35,7 @@ pub(super) async fn create(State(engine): State<Arc<Engine>>, fields: Fields) ->
     let messages = messages::read(fields.required("messages")?)?;
     let generation_prompt = fields.flag("add_generation_prompt", true)?;
     let add_special = fields.flag("add_special_tokens", false)?;
-    let lease = generate::find_model(&engine, &request.model)?;
+    let lease = generate::find_model(&engine, &request.model).await?;
     let prompt = {
         let engine = Arc::clone(&engine);
         let render = move || prompt(&engine, &messages, generation_prompt, add_special);

@@ -43,7 +43,7 @@ pub(super) async fn create(State(engine): State<Arc<Engine>>, fields: Fields) ->
         let reason = "it reports log-probabilities of generated tokens only, so not beside `logprobs`";
         return Err(ApiError::unsupported("echo", reason));
     }
-    let lease = generate::find_model(&engine, &request.model)?;
+    let lease = generate::find_model(&engine, &request.model).await?;
     let (tokens, echo) = {
         let engine = Arc::clone(&engine);
         let encode = move || {

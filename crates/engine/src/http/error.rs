@@ -208,6 +208,22 @@ impl From<AdapterError> for ApiError {
                 );
                 (bad, "invalid_adapter", "lora_path", message)
             }
+            AdapterError::Changed(name) => {
+                let message = format!(
+                    "The files of the lora adapter '{name}' have changed since it was loaded. Unload it, and load it \
+                     under another name."
+                );
+                (StatusCode::CONFLICT, "adapter_changed", "model", message)
+            }
+            AdapterError::Unreadable { name, source: _ } => {
+                let message = format!("The lora adapter '{name}' cannot be read at the moment.");
+                (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "adapter_unreadable",
+                    "model",
+                    message,
+                )
+            }
         };
         Self::new(status, code, Some(param), message)
     }

@@ -11,7 +11,11 @@ use super::{
     grammar,
     request::{Delivery, Request},
 };
-use crate::{adapter::AdapterLease, engine::Engine, generation::Generation};
+use crate::{
+    adapter::{AdapterError, AdapterLease},
+    engine::Engine,
+    generation::Generation,
+};
 
 /// The prompts of a request in tokens.
 #[derive(Debug)]
@@ -26,19 +30,22 @@ pub(super) struct Prompts {
     pub(super) echo: Vec<String>,
 }
 
-/// The adapter of that name, or `None` for the base model.
+/// The adapter of that name, read back if it was evicted, or `None` for the base model.
 ///
 /// # Errors
-/// There is neither.
-pub(super) fn find_model(engine: &Engine, name: &str) -> Result<Option<Arc<AdapterLease>>, ApiError> {
+/// There is neither, or the adapter cannot be read back.
+pub(super) async fn find_model(engine: &Engine, name: &str) -> Result<Option<Arc<AdapterLease>>, ApiError> {
     if name == engine.name() {
         return Ok(None);
     }
-    engine
-        .adapters()
-        .lease(name)
-        .map(Some)
-        .ok_or_else(|| ApiError::no_model(name))
+    match engine.lease(name).await {
+        Ok(lease) => Ok(Some(lease)),
+        Err(AdapterError::NotLoaded(name)) => Err(ApiError::no_model(&name)),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "adapter not usable");
+            Err(error.into())
+        }
+    }
 }
 
 /// A text in tokens that the model knows.

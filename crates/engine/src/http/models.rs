@@ -9,12 +9,12 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use crate::{adapter::AdapterLease, engine::Engine};
+use crate::{engine::Engine, registry::NamedAdapter};
 
 /// `GET /v1/models`
 pub(super) async fn list(State(engine): State<Arc<Engine>>) -> Json<Value> {
     let adapters = engine.adapters().all();
-    let adapters = adapters.iter().map(|lease| adapter_card(&engine, lease));
+    let adapters = adapters.iter().map(|adapter| adapter_card(&engine, adapter));
     let cards: Vec<Value> = [base_card(&engine)].into_iter().chain(adapters).collect();
     Json(json!({"object": "list", "data": cards}))
 }
@@ -27,11 +27,11 @@ pub(super) async fn show(
     if id == engine.name() {
         return Ok(Json(base_card(&engine)));
     }
-    let lease = engine
+    let adapter = engine
         .adapters()
-        .lease(&id)
+        .named(&id)
         .ok_or_else(|| ApiError::no_model(&id))?;
-    Ok(Json(adapter_card(&engine, &lease)))
+    Ok(Json(adapter_card(&engine, &adapter)))
 }
 
 fn base_card(engine: &Engine) -> Value {
@@ -41,9 +41,9 @@ fn base_card(engine: &Engine) -> Value {
     })
 }
 
-fn adapter_card(engine: &Engine, lease: &AdapterLease) -> Value {
+fn adapter_card(engine: &Engine, adapter: &NamedAdapter) -> Value {
     json!({
-        "id": lease.name, "object": "model", "created": lease.loaded_at, "owned_by": "tunesmith",
-        "root": lease.path, "parent": engine.name(), "max_model_len": engine.max_context(), "permission": [],
+        "id": adapter.name, "object": "model", "created": adapter.loaded_at, "owned_by": "tunesmith",
+        "root": adapter.path, "parent": engine.name(), "max_model_len": engine.max_context(), "permission": [],
     })
 }

@@ -28,6 +28,10 @@ pub(super) async fn version() -> Json<Value> {
 
 /// The counters, in Prometheus' text format.
 pub(super) async fn metrics(State(engine): State<Arc<Engine>>) -> impl IntoResponse {
-    let text = engine.metrics().render(engine.name(), engine.adapters().limit());
+    let text = engine.metrics().render(
+        engine.name(),
+        engine.adapters().limit(),
+        &engine.adapters().residency(),
+    );
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }

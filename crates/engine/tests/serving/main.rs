@@ -7,4 +7,7 @@ mod generation;
 mod golden;
 mod lifecycle;
 mod output;
+mod residency;
 mod server;
+mod soak;
+mod words;
