@@ -238,6 +238,10 @@ async fn a_folder_that_is_no_plain_adapter_of_the_base_is_refused_with_every_rea
         (changed("r", json!(0)), &["adapter_config.json"]),
         (changed("target_modules", json!(["qkv_proj"])), &["`qkv_proj`"]),
         (
+            changed("alpha_pattern", json!({"[qv]_proj": 4, "(v|z)_proj": 8})),
+            &["`(v|z)_proj` and `[qv]_proj` both fit"],
+        ),
+        (
             changed("alpha_pattern", json!({"v_proj": 4, "self_attn.v_proj": 8})),
             &["adapter_config.json", "alpha_pattern"],
         ),

@@ -183,8 +183,10 @@ fn check_alphas(hyperparameters: &Hyperparameters, model: &ModelModules) -> Resu
 
 /// The configuration that is stored: the fields that PEFT has had since its early versions.
 pub(super) fn write(hyperparameters: &Hyperparameters, model: &ModelModules, base_model: &str) -> Value {
+    let alphas = hyperparameters.alpha_pattern.iter();
+    let alphas: BTreeMap<&String, Value> = alphas.map(|(key, alpha)| (key, number(alpha.get()))).collect();
     json!({
-        "alpha_pattern": hyperparameters.alpha_pattern,
+        "alpha_pattern": alphas,
         "auto_mapping": null,
         "base_model_name_or_path": base_model,
         "bias": "none",
@@ -193,7 +195,7 @@ pub(super) fn write(hyperparameters: &Hyperparameters, model: &ModelModules, bas
         "init_lora_weights": true,
         "layers_pattern": null,
         "layers_to_transform": hyperparameters.layers_to_transform,
-        "lora_alpha": hyperparameters.alpha,
+        "lora_alpha": number(hyperparameters.alpha.get()),
         "lora_dropout": hyperparameters.dropout,
         "modules_to_save": null,
         "peft_type": "LORA",
@@ -205,6 +207,15 @@ pub(super) fn write(hyperparameters: &Hyperparameters, model: &ModelModules, bas
         "use_dora": false,
         "use_rslora": hyperparameters.use_rslora,
     })
+}
+
+/// Whole where it is, as PEFT writes it.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 {
+        json!(value as i64)
+    } else {
+        json!(value)
+    }
 }
 
 /// PEFT takes `layers_to_transform` with a list of names only.
