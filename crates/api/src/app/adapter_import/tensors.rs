@@ -21,13 +21,13 @@ const EMBEDDING: &str = "model.embed_tokens";
 pub(super) fn read_header(file: &mut File, span: Span) -> io::Result<Result<(Header, u64), String>> {
     let mut front = Vec::new();
     file.seek(SeekFrom::Start(span.offset))?;
-    file.by_ref().take(span.bytes.min(8)).read_to_end(&mut front)?;
+    (&*file).take(span.bytes.min(8)).read_to_end(&mut front)?;
     let length = match safetensors_header::length(&front, span.bytes) {
         Ok(length) => length,
         Err(reason) => return Ok(Err(reason)),
     };
     let mut text = Vec::new();
-    file.by_ref().take(length).read_to_end(&mut text)?;
+    (&*file).take(length).read_to_end(&mut text)?;
     let data = 8 + length;
     let header = safetensors_header::parse(&text, span.bytes - data);
     Ok(header.map(|header| (header, span.offset + data)))
