@@ -12,7 +12,6 @@ mod demo;
 mod deployments;
 mod evaluate;
 mod exports;
-mod imports;
 mod jobs;
 mod lineage;
 mod rollouts;
