@@ -6,6 +6,7 @@
 //! jobs/{job}/{epoch}-{lease}/checkpoints/{step}/{file}
 //! jobs/{job}/{epoch}-{lease}/adapter/{file}
 //! jobs/{job}/{epoch}-{lease}/metrics.jsonl
+//! adapters/{org}/{random}/{file}   (trained elsewhere)
 //! imports/{folder}/{file}   (put there by people, to be registered as a base model)
 //! self-test/{random}
 //! ```
@@ -176,6 +177,24 @@ impl BlobKey {
         Ok(Self(format!("{run}/adapter/{file}")))
     }
 
+    /// A file of an adapter that was trained elsewhere: one of [`ADAPTER_FILES`]. No two imports have the same `import`.
+    ///
+    /// # Errors
+    /// The file has no place in an adapter.
+    pub fn imported_adapter_file(
+        organization: OrganizationId,
+        import: Uuid,
+        file: &str,
+    ) -> Result<Self, InvalidKey> {
+        if !ADAPTER_FILES.contains(&file) {
+            return Err(InvalidKey::new(file, "the name of an adapter's file"));
+        }
+        Ok(Self(format!(
+            "adapters/{organization}/{}/{file}",
+            import.simple()
+        )))
+    }
+
     /// The metrics of a run, one JSON object a line.
     #[must_use]
     pub fn metrics(run: RunPlace) -> Self {
@@ -218,6 +237,9 @@ impl FromStr for BlobKey {
             }
             ["base-models", base_model, file] => is_id::<BaseModelId>(base_model) && is_base_model_file(file),
             ["jobs", job, run, rest @ ..] => is_id::<JobId>(job) && is_run(run) && is_run_file(rest),
+            ["adapters", organization, import, file] => {
+                is_id::<OrganizationId>(organization) && is_hex(import, 32) && ADAPTER_FILES.contains(file)
+            }
             ["imports", folder, file] => is_id::<ResourceName>(folder) && is_base_model_file(file),
             ["exports", export, run, file] => {
                 is_id::<ExportId>(export) && is_run(run) && is_export_file(file)
@@ -343,6 +365,8 @@ mod tests {
             BlobKey::base_model_file(BaseModelId::new(), "model-00001-of-00004.safetensors").unwrap(),
             BlobKey::checkpoint_file(run(), 50, "optimizer.safetensors").unwrap(),
             BlobKey::adapter_file(run(), "adapter_config.json").unwrap(),
+            BlobKey::imported_adapter_file(OrganizationId::new(), Uuid::new_v4(), "adapter_config.json")
+                .unwrap(),
             BlobKey::metrics(run()),
             BlobKey::self_test(),
         ];

@@ -1,5 +1,5 @@
-//! The registry: adapters and their immutable versions. Versions are made by [`queue::complete`](crate::queue::complete)
-//! and [`checkpoints::publish`](crate::checkpoints::publish).
+//! The registry: adapters and their immutable versions. Versions are made by [`queue::complete`](crate::queue::complete),
+//! [`checkpoints::publish`](crate::checkpoints::publish) and [`imports::publish`](crate::imports::publish).
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;

@@ -178,7 +178,7 @@ pub async fn publish(
     }
     let publication = Publication {
         organization,
-        job,
+        job: Some(job),
         checkpoint_step: Some(step),
         adapter: adapter.as_str(),
         base_model,

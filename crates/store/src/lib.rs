@@ -22,6 +22,7 @@ pub mod feedback;
 pub mod figures;
 pub mod files;
 pub mod idempotency;
+pub mod imports;
 pub mod jobs;
 pub mod lineage;
 pub mod manifest;

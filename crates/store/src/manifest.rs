@@ -38,10 +38,6 @@ pub struct Origin<'a> {
 /// The manifest of a version. It holds nothing that differs from run to run, such as times.
 #[must_use]
 pub fn manifest(origin: &Origin<'_>, files: &[StoredFile], metrics: &Value, probes: &[Probe]) -> Value {
-    let files: Vec<Value> = files
-        .iter()
-        .map(|file| json!({"name": file.name, "sha256": file.sha256, "bytes": file.bytes}))
-        .collect();
     json!({
         "manifest_version": MANIFEST_VERSION,
         "job": origin.job,
@@ -58,9 +54,43 @@ pub fn manifest(origin: &Origin<'_>, files: &[StoredFile], metrics: &Value, prob
         "hyperparameters": origin.hyperparameters,
         "metrics": metrics,
         PARENT_FIELD: origin.parent,
-        "files": files,
+        "files": listed(files),
         Probe::FIELD: probes,
     })
+}
+
+/// The manifest of a version that was trained elsewhere: no job, no dataset, no numbers. `hyperparameters` are what its
+/// own configuration tells.
+#[must_use]
+pub fn imported_manifest(
+    base_model: &BaseModel,
+    base: &BaseModelDetails,
+    hyperparameters: &Value,
+    files: &[StoredFile],
+) -> Value {
+    let probes: [Probe; 0] = [];
+    json!({
+        "manifest_version": MANIFEST_VERSION,
+        "source": "import",
+        "job": null,
+        "checkpoint_step": null,
+        "base_model": base_model.name,
+        "base_model_id": base_model.id,
+        "base_digest": base.digest,
+        "tokenizer_digest": base.tokenizer_digest,
+        "template_digest": base.template_digest,
+        "dataset": null,
+        "hyperparameters": hyperparameters,
+        "metrics": {},
+        PARENT_FIELD: null,
+        "files": listed(files),
+        Probe::FIELD: probes,
+    })
+}
+
+fn listed(files: &[StoredFile]) -> Vec<Value> {
+    let file = |file: &StoredFile| json!({"name": file.name, "sha256": file.sha256, "bytes": file.bytes});
+    files.iter().map(file).collect()
 }
 
 /// sha256 over the canonical text: keys sorted, no spaces, and every number as it comes back from the database.

@@ -31,7 +31,8 @@ pub struct NewAdapterVersion {
 /// What a version is made of.
 pub(crate) struct Publication<'a> {
     pub(crate) organization: OrganizationId,
-    pub(crate) job: JobId,
+    /// None where the version was trained elsewhere.
+    pub(crate) job: Option<JobId>,
     /// None for what the job ended with.
     pub(crate) checkpoint_step: Option<i64>,
     pub(crate) adapter: &'a str,
@@ -69,7 +70,7 @@ pub(crate) async fn publish(
         publication.organization.uuid(),
         adapter.id,
         adapter.last_number,
-        publication.job.uuid(),
+        publication.job.map(JobId::uuid),
         publication.base_model,
         new.digest.as_str(),
         new.manifest,

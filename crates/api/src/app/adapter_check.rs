@@ -8,8 +8,12 @@ use tunesmith_store::files::StoredFile;
 
 use super::model_check::safetensors_header::{self, FloatType, MOST_HEADER_BYTES};
 
+/// The files of a PEFT folder that make the adapter.
+pub(super) const CONFIG: &str = "adapter_config.json";
+/// As [`CONFIG`].
+pub(super) const TENSORS: &str = "adapter_model.safetensors";
 /// Longest adapter_config.json.
-const MOST_CONFIG_BYTES: u64 = 1 << 20;
+pub(super) const MOST_CONFIG_BYTES: u64 = 1 << 20;
 /// What the names of an adapter's tensors have in them, those of embeddings too.
 const LORA_PARTS: [&str; 4] = [".lora_A.", ".lora_B.", ".lora_embedding_A", ".lora_embedding_B"];
 
@@ -153,7 +157,7 @@ impl Scan {
 }
 
 /// A number is infinite or not a number where all bits of its exponent are set.
-fn all_finite(float: FloatType, bytes: &[u8]) -> bool {
+pub(super) fn all_finite(float: FloatType, bytes: &[u8]) -> bool {
     match float {
         FloatType::F32 => bytes
             .chunks_exact(4)

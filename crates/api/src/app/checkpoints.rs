@@ -12,7 +12,7 @@ use tunesmith_types::ids::JobId;
 use tunesmith_types::names::ResourceName;
 use tunesmith_types::principal::Principal;
 
-use super::adapter_check::{check_config, check_tensors};
+use super::adapter_check::{CONFIG, TENSORS, check_config, check_tensors};
 use super::adapters::{require_present, version_view};
 use super::jobs;
 use crate::error::{ApiError, OrNotFound};
@@ -20,9 +20,6 @@ use crate::state::ApiState;
 
 /// What people call it.
 pub const KIND: &str = "checkpoint";
-/// The files of a checkpoint that are a PEFT folder.
-const CONFIG: &str = "adapter_config.json";
-const TENSORS: &str = "adapter_model.safetensors";
 /// Rows of one query for metrics.
 const METRIC_ROWS: u32 = 1000;
 

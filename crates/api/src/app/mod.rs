@@ -2,6 +2,7 @@
 
 pub mod accounts;
 mod adapter_check;
+pub mod adapter_import;
 pub mod adapters;
 pub mod aliases;
 pub mod api_keys;

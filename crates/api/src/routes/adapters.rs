@@ -1,10 +1,12 @@
 //! Adapters and their versions.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tunesmith_types::api::adapters::{
-    Adapter, AdapterVersion, DeleteVersionQuery, DownloadableFiles, ListVersionsQuery,
+    Adapter, AdapterVersion, DeleteVersionQuery, DownloadableFiles, ImportAdapterQuery,
+    ImportedAdapterVersion, ListVersionsQuery,
 };
 use tunesmith_types::error::ErrorBody;
 use tunesmith_types::list::{List, PageQuery};
@@ -13,7 +15,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::{download_headers, name_in_path, version_in_path};
-use crate::app::{adapters, tar_stream};
+use crate::app::{adapter_import, adapters, tar_stream};
 use crate::error::ApiError;
 use crate::extract::Query;
 use crate::middleware::authenticate::{Caller, Member};
@@ -29,6 +31,7 @@ pub(crate) fn router() -> OpenApiRouter<ApiState> {
         .routes(routes!(delete_adapter_version))
         .routes(routes!(download_adapter_version))
         .routes(routes!(list_adapter_version_files))
+        .routes(routes!(import_adapter))
 }
 
 /// List adapters
@@ -185,4 +188,44 @@ async fn list_adapter_version_files(
     Ok(axum::Json(
         adapters::files(&state, &caller.0, &name, &version).await?,
     ))
+}
+
+/// Import an adapter that was trained elsewhere
+///
+/// The body is a tar archive of a PEFT folder, 4 GiB at most. It is checked against the base model and written anew as
+/// float32; the same adapter again gives the same version.
+#[utoipa::path(
+    post, path = "/v1/adapters/{name}/import", tag = "adapters",
+    params(("name" = String, Path, description = "The adapter whose next version it becomes; a new name makes a new adapter"), ImportAdapterQuery),
+    request_body(content = Vec<u8>, content_type = "application/x-tar", description = "The archive"),
+    responses(
+        (status = 201, description = "The version", body = ImportedAdapterVersion),
+        (status = 200, description = "The version that was made from the same adapter before", body = ImportedAdapterVersion),
+        (status = 400, description = "The archive holds no adapter of this base model; the message lists what is wrong", body = ErrorBody),
+        (status = 404, description = "No such base model", body = ErrorBody),
+        (status = 409, description = "The base model is not ready", body = ErrorBody),
+        (status = 413, description = "The archive is too large", body = ErrorBody),
+    )
+)]
+async fn import_adapter(
+    State(state): State<ApiState>,
+    Member(caller): Member,
+    Path(name): Path<String>,
+    Query(query): Query<ImportAdapterQuery>,
+    request: Request,
+) -> Result<(StatusCode, axum::Json<ImportedAdapterVersion>), ApiError> {
+    let media_type = request.headers().get(header::CONTENT_TYPE);
+    let media_type = media_type.and_then(|value| value.to_str().ok()).unwrap_or("");
+    if media_type.to_ascii_lowercase().starts_with("multipart/") {
+        return Err(ApiError::MediaType {
+            expected: "application/x-tar (the archive itself, not a form)",
+        });
+    }
+    let imported = adapter_import::import(&state, &caller, &name, &query, request.into_body()).await?;
+    let status = if imported.is_new {
+        StatusCode::CREATED
+    } else {
+        StatusCode::OK
+    };
+    Ok((status, axum::Json(imported.answer)))
 }

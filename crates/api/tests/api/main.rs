@@ -12,6 +12,7 @@ mod datasets;
 mod deployments;
 mod exports;
 mod idempotency;
+mod imports;
 mod isolation;
 mod jobs;
 mod lineage;

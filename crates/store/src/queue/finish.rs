@@ -56,7 +56,7 @@ pub async fn complete(
     let held = lock_held(&mut transaction, token).await?;
     let publication = Publication {
         organization: held.organization_id,
-        job: token.job_id,
+        job: Some(token.job_id),
         checkpoint_step: None,
         adapter: &held.adapter,
         base_model: held.base_model_id,

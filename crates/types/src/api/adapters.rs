@@ -100,6 +100,25 @@ pub struct PublishCheckpointRequest {
     pub adapter: Option<String>,
 }
 
+/// Query of an import.
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ImportAdapterQuery {
+    /// Base model that the adapter was trained on, by name or id.
+    pub base_model: String,
+}
+
+/// A version that was made from an adapter trained elsewhere.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ImportedAdapterVersion {
+    /// The version.
+    #[serde(flatten)]
+    pub version: AdapterVersion,
+    /// Files of the archive that were left out, as they are no part of the adapter.
+    pub ignored_files: Vec<String>,
+}
+
 /// A file of a version or of a base model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StoredFile {

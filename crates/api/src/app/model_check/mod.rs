@@ -44,6 +44,12 @@ pub struct CheckedModel {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problems(Vec<String>);
 
+impl Problems {
+    pub(super) const fn new(problems: Vec<String>) -> Self {
+        Self(problems)
+    }
+}
+
 impl std::fmt::Display for Problems {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let shown: Vec<&str> = self.0.iter().take(MOST_PROBLEMS).map(String::as_str).collect();

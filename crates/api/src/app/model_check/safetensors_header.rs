@@ -15,6 +15,8 @@ pub(in crate::app) struct Header {
     pub(in crate::app) shapes: BTreeMap<String, Vec<u64>>,
     /// Type and bytes of each tensor, in the order of the file.
     pub(in crate::app) layout: Vec<(FloatType, u64)>,
+    /// Type of each tensor, and where its bytes begin after the header, by name.
+    pub(in crate::app) places: BTreeMap<String, (FloatType, u64)>,
 }
 
 /// The types of numbers that can be read.
@@ -88,6 +90,7 @@ pub(in crate::app) fn parse(text: &[u8], data_bytes: u64) -> Result<Header, Stri
     tensors.sort_by_key(|(_, tensor)| tensor.data_offsets);
     let mut end = 0;
     let mut layout = Vec::with_capacity(tensors.len());
+    let mut places = BTreeMap::new();
     for (name, tensor) in &tensors {
         let (float, bytes) = bytes_of(name, tensor)?;
         if tensor.data_offsets.0 != end || tensor.data_offsets.1 != end + bytes {
@@ -96,6 +99,7 @@ pub(in crate::app) fn parse(text: &[u8], data_bytes: u64) -> Result<Header, Stri
             ));
         }
         layout.push((float, bytes));
+        places.insert(name.clone(), (float, end));
         end += bytes;
     }
     if end != data_bytes {
@@ -109,6 +113,7 @@ pub(in crate::app) fn parse(text: &[u8], data_bytes: u64) -> Result<Header, Stri
             .map(|(name, tensor)| (name, tensor.shape))
             .collect(),
         layout,
+        places,
     })
 }
 
