@@ -1,6 +1,8 @@
 //! How fast the products of inference run, beside LibTorch's: `cargo run --release -p tunesmith-torch-ext --example
 //! few_rows [THREADS]`. Gigabytes of weight per second; the first line is what a plain sum over the same memory reads.
 
+#![expect(clippy::print_stdout, reason = "what it measures is what it is for")]
+
 use std::time::Instant;
 
 use tch::{Device, Kind, Tensor};

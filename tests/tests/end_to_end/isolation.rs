@@ -70,7 +70,11 @@ impl Possessions {
                     .1
             })
             .collect();
-        filled.join("/")
+        let query = match path {
+            "/v1/adapters/{name}/import" => format!("?base_model={}", self.ids[0].1),
+            _ => String::new(),
+        };
+        filled.join("/") + &query
     }
 
     fn appear_in(&self, text: &str) -> bool {

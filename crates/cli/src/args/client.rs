@@ -148,6 +148,17 @@ pub(crate) enum AdaptersCommand {
     },
     /// Export a version in another form; waits until it is made and verified.
     Export(ExportArgs),
+    /// Make a version from an adapter that was trained elsewhere. What does not fit the base model is refused.
+    Import {
+        /// PEFT folder, or a tar archive of one.
+        source: PathBuf,
+        /// Adapter whose next version it becomes; a new name makes a new adapter.
+        #[arg(long)]
+        name: String,
+        /// Base model that it was trained on, by name or id.
+        #[arg(long, value_name = "NAME")]
+        base_model: String,
+    },
 }
 
 /// `adapters export`

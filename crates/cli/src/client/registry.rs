@@ -4,7 +4,10 @@ use reqwest::Method;
 use tunesmith_types::{
     api::{
         Deleted,
-        adapters::{AdapterVersion, DeleteVersionQuery, ListVersionsQuery, PublishCheckpointRequest},
+        adapters::{
+            AdapterVersion, DeleteVersionQuery, ImportAdapterQuery, ImportedAdapterVersion,
+            ListVersionsQuery, PublishCheckpointRequest,
+        },
         aliases::{Alias, AliasMove, Aliases, DeleteAliasQuery, MoveAliasRequest},
         jobs::Checkpoint,
         lineage::Lineage,
@@ -35,6 +38,19 @@ impl ApiClient {
         let path = format!("/v1/adapters/{}/versions/{number}", segment(adapter)?);
         let request = self.request(Method::DELETE, &path).await?;
         self.json(request.query(query)).await
+    }
+
+    /// `body` is a tar archive of a PEFT folder.
+    pub(crate) async fn import_adapter(
+        &self,
+        adapter: &str,
+        query: &ImportAdapterQuery,
+        body: reqwest::Body,
+    ) -> anyhow::Result<ImportedAdapterVersion> {
+        let path = format!("/v1/adapters/{}/import", segment(adapter)?);
+        let request = self.request(Method::POST, &path).await?;
+        let request = request.query(query).header("content-type", "application/x-tar");
+        self.json(request.body(body)).await
     }
 
     pub(crate) async fn lineage(&self, adapter: &str, version: &VersionReference) -> anyhow::Result<Lineage> {

@@ -1,4 +1,4 @@
-//! `adapters list|show|download|delete|lineage|export`.
+//! `adapters list|show|download|delete|lineage|export|import`.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use tunesmith_types::{
     version_reference::VersionReference,
 };
 
-use super::{aliases, exports, lineage, page, say_more};
+use super::{aliases, exports, imports, lineage, page, say_more};
 use crate::{
     args::client::AdaptersCommand,
     client::ApiClient,
@@ -92,6 +92,13 @@ pub(super) async fn run(
             let version = version.unwrap_or(VersionReference::Latest);
             let number = client.adapter_version(name, &version).await?.number;
             exports::export(client, name, number, &args, printer).await?;
+        }
+        AdaptersCommand::Import {
+            source,
+            name,
+            base_model,
+        } => {
+            imports::import(client, &source, &name, &base_model, printer).await?;
         }
     }
     Ok(ExitCode::SUCCESS)

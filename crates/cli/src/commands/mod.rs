@@ -12,6 +12,7 @@ mod demo;
 mod deployments;
 mod evaluate;
 mod exports;
+mod imports;
 mod jobs;
 mod lineage;
 mod rollouts;

@@ -94,7 +94,7 @@ pub(super) fn rewrite(
         end += bytes;
     }
     let mut text = Value::Object(fields).to_string();
-    while text.len() % 8 != 0 {
+    while !text.len().is_multiple_of(8) {
         text.push(' ');
     }
     let mut target = BufWriter::with_capacity(PIECE_BYTES, target);
