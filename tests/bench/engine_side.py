@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from http_load import Client
-from process import thread_environment
+from process import end, thread_environment
 
 BASE_NAME = "base"
 _PATIENCE = 180.0
@@ -84,13 +84,7 @@ class Engine:
 
     def stop(self) -> None:
         # The end of its standard input tells it to end.
-        if self._child.stdin:
-            self._child.stdin.close()
-        try:
-            self._child.wait(10)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+        end(self._child)
         self._scratch.cleanup()
 
     def __enter__(self) -> "Engine":

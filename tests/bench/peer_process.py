@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from process import thread_environment
+from process import end, thread_environment
 
 _HERE = Path(__file__).resolve().parent
 
@@ -48,13 +48,7 @@ class Peer:
         return json.loads(answer)
 
     def stop(self) -> None:
-        if self._child.stdin:
-            self._child.stdin.close()
-        try:
-            self._child.wait(10)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
+        end(self._child)
         self._log.close()
 
     def __enter__(self) -> "Peer":

@@ -1,6 +1,7 @@
 """What Linux says about a process: its peak memory and its CPU time."""
 
 import os
+import subprocess
 from pathlib import Path
 
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
@@ -27,3 +28,14 @@ def thread_environment(threads: int) -> dict[str, str]:
     quiet = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error"}
     quiet |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONWARNINGS": "ignore", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     return os.environ | quiet | {"OMP_NUM_THREADS": number, "MKL_NUM_THREADS": number}
+
+
+def end(child: subprocess.Popen) -> None:
+    """Ends a child that goes when its standard input does; one that does not is killed."""
+    if child.stdin:
+        child.stdin.close()
+    try:
+        child.wait(10)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 use tunesmith_torch_ext::{MappedFile, write_tensor_file};
 use tunesmith_types::hyperparameters::{TargetForm, TargetModules, TargetModulesRequest};
+use tunesmith_types::peft;
 
 use crate::adapter::{Adapter, LoraSettings, Side, tensor_name};
 use crate::config::ModelConfig;
@@ -302,32 +303,11 @@ fn unsupported(field: &str, value: &Value, reason: &str) -> ModelError {
     }
 }
 
-/// Fields that change an adapter's effect in a way that is not built in, unless they are absent, null, false or empty.
-/// Fields that only say how training began or where files lay do not matter.
-const REFUSED: [&str; 13] = [
-    "modules_to_save",
-    "ensure_weight_tying",
-    "layer_replication",
-    "fan_in_fan_out",
-    "lora_bias",
-    "trainable_token_indices",
-    "target_parameters",
-    "exclude_modules",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "velora_config",
-    "monteclora_config",
-];
-
-/// Ways to begin a training that also change the base model's weights: the adapter is wrong on the weights as published.
-const REFUSED_BEGINNINGS: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
-
 fn refuse_variants(map: &Map<String, Value>) -> Result<(), ModelError> {
     for (field, value) in map {
         // PEFT switches its variants on with fields such as `use_dora`; new ones will come.
         let is_variant = field.starts_with("use_") && field != "use_rslora";
-        if (is_variant || REFUSED.contains(&field.as_str())) && !is_off(value) {
+        if (is_variant || peft::REFUSED_FIELDS.contains(&field.as_str())) && !is_off(value) {
             return Err(unsupported(field, value, "only plain LoRA is built in"));
         }
     }
@@ -343,7 +323,7 @@ fn refuse_variants(map: &Map<String, Value>) -> Result<(), ModelError> {
         return Err(unsupported("bias", &json!(bias), "only \"none\" is built in"));
     }
     if let Some(method) = text("init_lora_weights")
-        && REFUSED_BEGINNINGS
+        && peft::REFUSED_BEGINNINGS
             .iter()
             .any(|refused| method.starts_with(refused))
     {

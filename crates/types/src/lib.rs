@@ -10,6 +10,7 @@ pub mod hyperparameters;
 pub mod ids;
 pub mod list;
 pub mod names;
+pub mod peft;
 pub mod principal;
 pub mod probe;
 pub mod reason;

@@ -192,13 +192,10 @@ async fn soak(requests: usize, swaps: usize) {
     );
 }
 
+/// `TUNESMITH_SOAK=long` asks 10,000 questions during 200 loads and unloads, which takes minutes.
 #[tokio::test]
 async fn adapters_keep_to_their_words_while_others_come_and_go() {
-    soak(400, 32).await;
-}
-
-#[tokio::test]
-#[ignore = "minutes: the long form of the test above"]
-async fn ten_thousand_answers_during_two_hundred_swaps() {
-    soak(10_000, 200).await;
+    let is_long = std::env::var("TUNESMITH_SOAK").is_ok_and(|length| length == "long");
+    let (requests, swaps) = if is_long { (10_000, 200) } else { (400, 32) };
+    soak(requests, swaps).await;
 }

@@ -8,28 +8,10 @@ use tunesmith_types::hyperparameters::{
     AlphaPattern, Hyperparameters, HyperparametersRequest, ModuleSelection, RankPattern, TargetForm,
     TargetModulesRequest,
 };
+use tunesmith_types::peft;
 
 use crate::app::job_targets;
 use crate::app::model_check::ModelModules;
-
-/// Fields that change an adapter's effect in a way that is not built in, unless they are absent, null, false or empty.
-const REFUSED: [&str; 13] = [
-    "modules_to_save",
-    "ensure_weight_tying",
-    "layer_replication",
-    "fan_in_fan_out",
-    "lora_bias",
-    "trainable_token_indices",
-    "target_parameters",
-    "exclude_modules",
-    "alora_invocation_tokens",
-    "arrow_config",
-    "kasa_config",
-    "velora_config",
-    "monteclora_config",
-];
-/// Ways to begin a training that change the base model's weights too.
-const REFUSED_BEGINNINGS: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 
 /// The fields that matter; [`variants`] looks at the others.
 #[derive(Deserialize)]
@@ -116,7 +98,7 @@ fn variants(fields: &Map<String, Value>) -> Vec<String> {
     for (field, value) in fields {
         // PEFT switches its variants on with fields such as `use_dora`; new ones will come.
         let variant = field.starts_with("use_") && field != "use_rslora";
-        if (variant || REFUSED.contains(&field.as_str())) && !is_off(value) {
+        if (variant || peft::REFUSED_FIELDS.contains(&field.as_str())) && !is_off(value) {
             refuse(field, "only plain LoRA is taken.");
         }
     }
@@ -133,7 +115,7 @@ fn variants(fields: &Map<String, Value>) -> Vec<String> {
         .and_then(Value::as_str)
         .unwrap_or("");
     let beginning = beginning.to_ascii_lowercase();
-    if REFUSED_BEGINNINGS
+    if peft::REFUSED_BEGINNINGS
         .iter()
         .any(|refused| beginning.starts_with(refused))
     {
