@@ -1,7 +1,7 @@
 //! Keys and values of the tokens that a sequence has seen.
 
 use tch::{Device, Kind, Tensor};
-use tunesmith_torch_ext::kernels::{CachedRow, decode_attend};
+use tunesmith_torch_ext::kernels::{CachedRows, attend_cached};
 
 use crate::attention::{Attend, AttentionShape, causal_attention};
 use crate::config::ModelConfig;
@@ -194,7 +194,7 @@ pub(crate) struct CachedSequence<'a> {
 
 impl CachedSequences<'_> {
     /// Attention of all rows of a step: `qkv: [tokens, (heads + 2 kv_heads) · head_dim]`, rotated, to
-    /// `[tokens, heads · head_dim]`. On the CPU the sequences with one new token go through one kernel together.
+    /// `[tokens, heads · head_dim]`.
     pub(crate) fn attend_rows(
         &self,
         layer: usize,
@@ -203,26 +203,27 @@ impl CachedSequences<'_> {
     ) -> Result<Tensor, ModelError> {
         let width = config.heads * config.head_dim;
         let out = Tensor::f_empty([qkv.size()[0], width], (qkv.f_kind()?, qkv.device()))?;
-        let on_cpu = qkv.device() == Device::Cpu;
-        let (mut single, mut row) = (Vec::new(), 0);
+        let mut first_row = 0;
+        let mut cached = Vec::with_capacity(self.sequences.len());
         for sequence in &self.sequences {
-            if on_cpu && sequence.tokens == 1 {
-                let cache = &sequence.cache.layers[layer];
-                single.push(CachedRow {
-                    keys: &cache.keys,
-                    values: &cache.values,
-                    seen: sequence.start,
-                    row,
-                });
-            } else {
-                let rows = qkv.f_narrow(0, row, sequence.tokens)?;
-                let attended = sequence.attend_rows(layer, config, &rows)?;
-                out.f_narrow(0, row, sequence.tokens)?.f_copy_(&attended)?;
-            }
-            row += sequence.tokens;
+            let cache = &sequence.cache.layers[layer];
+            cached.push(CachedRows {
+                keys: &cache.keys,
+                values: &cache.values,
+                seen: sequence.start,
+                first_row,
+                rows: sequence.tokens,
+            });
+            first_row += sequence.tokens;
         }
-        if !single.is_empty() {
-            decode_attend(qkv, &single, attention_shape(config, layer), &out)?;
+        if qkv.device() == Device::Cpu {
+            attend_cached(qkv, &cached, attention_shape(config, layer), &out)?;
+            return Ok(out);
+        }
+        for (sequence, rows) in self.sequences.iter().zip(cached) {
+            let part = |x: &Tensor| x.f_narrow(0, rows.first_row, rows.rows);
+            let attended = sequence.attend_rows(layer, config, &part(qkv)?)?;
+            part(&out)?.f_copy_(&attended)?;
         }
         Ok(out)
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use tch::{Device, Kind, Tensor, no_grad_guard};
-use tunesmith_torch_ext::kernels::narrow_linear;
+use tunesmith_torch_ext::kernels::serving_linear;
 
 use crate::adapter::Adapter;
 use crate::attention::Attend;
@@ -290,7 +290,7 @@ impl CausalLm {
     /// [`Self::scores`] for inference, without a gradient. `hidden: [sequences, hidden]`, packed.
     fn serving_scores(&self, hidden: &Tensor, lora: &LoraPass<'_>) -> Result<Tensor, ModelError> {
         let head = self.head_weight().f_to_kind(self.precision.compute)?;
-        let logits = lora.add_to_head(narrow_linear(hidden, &head, None)?, hidden)?;
+        let logits = lora.serve_head(serving_linear(hidden, &head, None)?, hidden)?;
         self.capped(logits)
     }
 

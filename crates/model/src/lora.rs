@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use tch::Tensor;
-use tunesmith_torch_ext::kernels::{LoraPart, is_for_few_rows, lora_add};
+use tch::{Device, Tensor};
+use tunesmith_torch_ext::kernels::{LoraPart, lora_add, serving_linear};
 
 use crate::adapter::{Adapter, LoraPair};
 use crate::config::ModelConfig;
@@ -83,8 +83,7 @@ impl<'a> LoraPass<'a> {
         Ok(y)
     }
 
-    /// [`Self::add_to_projection`] for inference: one kernel call for all adapters and modules of the product where
-    /// there are few rows, as in every step that only generates.
+    /// [`Self::add_to_projection`] for inference: on the CPU one kernel call for all adapters and modules of the product.
     pub(crate) fn serve_projection(
         &self,
         y: Tensor,
@@ -93,32 +92,43 @@ impl<'a> LoraPass<'a> {
         layer: usize,
         projection: Projection,
     ) -> Result<Tensor, ModelError> {
-        if self.segments.is_empty() {
-            return Ok(y);
-        }
-        let can_fuse = is_for_few_rows(x) && self.segments.iter().all(|segment| segment.adapter.is_frozen());
-        if !can_fuse {
+        if !self.is_for_kernels(x) {
             return self.add_to_projection(y, x, config, layer, projection);
         }
         let mut parts = Vec::new();
         for segment in &self.segments {
             let modules = config.modules.iter().enumerate();
             for (module, shape) in modules.filter(|(_, shape)| shape.projection == projection) {
-                let pair = segment.adapter.module(layer, module);
-                parts.extend(pair.map(|pair| LoraPart {
-                    a: &pair.a,
-                    b: &pair.b,
-                    scale: pair.scale,
-                    first_row: segment.start,
-                    rows: segment.rows,
-                    first_column: shape.rows.start,
-                }));
+                if let Some(pair) = segment.adapter.module(layer, module) {
+                    parts.extend(segment.parts(pair, shape.rows.start));
+                }
             }
         }
         if !parts.is_empty() {
             lora_add(&y, x, &parts)?;
         }
         Ok(y)
+    }
+
+    /// [`Self::add_to_head`] for inference.
+    pub(crate) fn serve_head(&self, y: Tensor, x: &Tensor) -> Result<Tensor, ModelError> {
+        if !self.is_for_kernels(x) {
+            return self.add_to_head(y, x);
+        }
+        let mut parts = Vec::new();
+        for segment in &self.segments {
+            if let Some(pair) = segment.adapter.head() {
+                parts.extend(segment.parts(pair, 0));
+            }
+        }
+        if !parts.is_empty() {
+            lora_add(&y, x, &parts)?;
+        }
+        Ok(y)
+    }
+
+    fn is_for_kernels(&self, x: &Tensor) -> bool {
+        x.device() == Device::Cpu && self.segments.iter().all(|segment| segment.adapter.is_frozen())
     }
 
     /// The same for the output head.
@@ -143,10 +153,14 @@ impl<'a> LoraPass<'a> {
         let kind = y.f_kind()?;
         for segment in &self.segments {
             if let Some(pair) = segment.adapter.embedding() {
-                let columns = pair.a.f_index_select(1, &segment.of(tokens)?)?.f_to_kind(kind)?;
-                let wide = columns
-                    .f_transpose(0, 1)?
-                    .f_linear(&pair.b.f_to_kind(kind)?, None::<&Tensor>)?;
+                let narrow = pair.a.f_index_select(1, &segment.of(tokens)?)?.f_to_kind(kind)?;
+                let narrow = narrow.f_transpose(0, 1)?.f_contiguous()?;
+                let b = pair.b.f_to_kind(kind)?;
+                let wide = if self.is_for_kernels(&narrow) {
+                    serving_linear(&narrow, &b.f_contiguous()?, None)?
+                } else {
+                    narrow.f_linear(&b, None::<&Tensor>)?
+                };
                 let mut delta = wide.f_multiply_scalar(pair.scale)?;
                 if let Some(scale) = scale {
                     delta = delta.f_mul(scale)?;
@@ -176,7 +190,25 @@ impl<'a> LoraPass<'a> {
     }
 }
 
+/// Rows that one task of the kernels takes.
+const ROWS_PER_PART: usize = 32;
+
 impl Segment<'_> {
+    /// What `pair` adds to the columns from `first_column` on, cut so that all threads have some.
+    fn parts<'p>(&'p self, pair: &'p LoraPair, first_column: i64) -> impl Iterator<Item = LoraPart<'p>> {
+        let end = self.start + self.rows;
+        (self.start..end)
+            .step_by(ROWS_PER_PART)
+            .map(move |first_row| LoraPart {
+                a: &pair.a,
+                b: &pair.b,
+                scale: pair.scale,
+                first_row,
+                rows: (end - first_row).min(ROWS_PER_PART as i64),
+                first_column,
+            })
+    }
+
     /// The segment's rows.
     fn of(&self, x: &Tensor) -> Result<Tensor, ModelError> {
         Ok(if x.size()[0] == self.rows {

@@ -3,7 +3,7 @@
 //! It computes what [`Block::forward`] computes; tests hold one against the other.
 
 use tch::{Kind, Tensor};
-use tunesmith_torch_ext::kernels::{self, Activation, RotaryTable, gate, narrow_linear, rms_norm, rotate};
+use tunesmith_torch_ext::kernels::{self, Activation, RotaryTable, gate, rms_norm, rotate, serving_linear};
 
 use crate::cache::CachedSequences;
 use crate::causal_lm::CausalLm;
@@ -108,7 +108,7 @@ impl<'a> ServingPass<'a> {
         x: &Tensor,
     ) -> Result<Tensor, ModelError> {
         let linear = &block.projections[projection as usize];
-        let y = narrow_linear(x, &linear.weight, linear.bias.as_ref())?;
+        let y = serving_linear(x, &linear.weight, linear.bias.as_ref())?;
         self.lora
             .serve_projection(y, x, &self.model.config, number, projection)
     }

@@ -80,12 +80,25 @@ inline vector load(const bf16 *place) {
     return result;
 }
 
-inline float sum(vector values) {
-    float total = 0.0f;
-    for (int lane = 0; lane < lanes; ++lane) {
-        total += values[lane];
+// The first `count` values, and zeros.
+template <typename T> inline vector load_some(const T *place, i64 count) {
+    float values[lanes] = {};
+    for (i64 i = 0; i < count; ++i) {
+        values[i] = wide(place[i]);
     }
-    return total;
+    return load(values);
+}
+
+// By halves, which takes fewer steps one after the other than from lane to lane.
+inline float sum(vector values) {
+    float halves[lanes];
+    std::memcpy(halves, &values, sizeof halves);
+    for (int half = lanes / 2; half > 0; half /= 2) {
+        for (int lane = 0; lane < half; ++lane) {
+            halves[lane] += halves[lane + half];
+        }
+    }
+    return halves[0];
 }
 
 inline i64 smaller(i64 left, i64 right) { return left < right ? left : right; }

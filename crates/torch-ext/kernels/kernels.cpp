@@ -2,14 +2,15 @@
 #include <type_traits>
 
 #include "attention.hpp"
+#include "cached_attention.hpp"
 #include "cross_entropy.hpp"
-#include "decode.hpp"
 #include "dropout.hpp"
-#include "few_rows.hpp"
 #include "glu.hpp"
+#include "lora_rows.hpp"
 #include "norm.hpp"
 #include "optimizer.hpp"
 #include "rope.hpp"
+#include "serving_linear.hpp"
 
 namespace {
 
@@ -102,10 +103,10 @@ void attend_backward(std::int32_t element, const AttentionShape *shape, i64 docu
     });
 }
 
-void few_rows(std::int32_t element, i64 rows, i64 inner, i64 outputs, const void *x, const void *w, const void *bias,
-              void *y) {
+void serve_linear(std::int32_t element, i64 rows, i64 inner, i64 outputs, const void *x, const void *w,
+                  const void *bias, void *y) {
     with_type(element, [&](auto *type) {
-        few_rows_product(rows, inner, outputs, as(x, type), as(w, type), as(bias, type), as(y, type));
+        serving_product(rows, inner, outputs, as(x, type), as(w, type), as(bias, type), as(y, type));
     });
 }
 
@@ -116,10 +117,10 @@ void lora_rows(std::int32_t element, i64 count, const LoraRows *parts, i64 rows,
     });
 }
 
-void decode(std::int32_t element, const AttentionShape *shape, i64 count, const CachedRow *cached, const void *qkv,
-            i64 qkv_row, void *out, i64 out_row) {
+void attend_cached(std::int32_t element, const AttentionShape *shape, i64 count, const CachedRows *cached,
+                   const void *qkv, i64 qkv_row, void *out, i64 out_row) {
     with_type(element, [&](auto *type) {
-        decode_attention(*shape, count, cached, as(qkv, type), qkv_row, as(out, type), out_row);
+        cached_attention(*shape, count, cached, as(qkv, type), qkv_row, as(out, type), out_row);
     });
 }
 
@@ -137,12 +138,12 @@ struct TunesmithKernels {
     decltype(&attend) attend_;
     decltype(&attend_backward) attend_backward_;
     decltype(&adamw) adamw_;
-    decltype(&few_rows) few_rows_;
+    decltype(&serve_linear) serve_linear_;
     decltype(&lora_rows) lora_rows_;
-    decltype(&decode) decode_;
+    decltype(&attend_cached) attend_cached_;
 };
 
 extern "C" const TunesmithKernels TABLE_NAME = {
-    rms_norm, rms_norm_backward, rotate,   gate,      gate_backward, score, drop,
-    attend,   attend_backward,   adamw,    few_rows,  lora_rows,     decode,
+    rms_norm, rms_norm_backward, rotate, gate,     gate_backward, score, drop,
+    attend,   attend_backward,   adamw,  serve_linear, lora_rows, attend_cached,
 };

@@ -3,7 +3,7 @@
 
 use tch::{Device, Kind, Tensor};
 use tunesmith_torch_ext::kernels::{
-    AttentionShape, CachedRow, KernelError, LoraPart, decode_attend, is_lora_part, lora_add, narrow_linear,
+    AttentionShape, CachedRows, KernelError, LoraPart, attend_cached, is_lora_part, lora_add, serving_linear,
 };
 
 fn random(seed: i64, size: &[i64], kind: Kind) -> Tensor {
@@ -27,17 +27,17 @@ fn product(x: &Tensor, weight: &Tensor) -> Tensor {
 }
 
 #[test]
-fn few_rows_times_a_weight() {
+fn rows_times_a_weight() {
     for kind in [Kind::Float, Kind::BFloat16] {
         for (inner, outputs) in [(5, 3), (64, 40), (200, 51), (768, 25)] {
             let (weight, bias) = (random(1, &[outputs, inner], kind), random(2, &[outputs], kind));
-            for rows in [1, 2, 3, 4, 5, 7, 16, 31, 32, 33] {
+            for rows in [1, 2, 3, 4, 5, 7, 16, 17, 31, 70] {
                 let x = random(3, &[rows, inner], kind);
                 let expected = product(&x, &weight);
                 let what = format!("{rows} rows, {inner} to {outputs}");
-                let y = narrow_linear(&x, &weight, None).unwrap();
+                let y = serving_linear(&x, &weight, None).unwrap();
                 assert_close(&y, &expected, kind, &what);
-                let y = narrow_linear(&x, &weight, Some(&bias)).unwrap();
+                let y = serving_linear(&x, &weight, Some(&bias)).unwrap();
                 assert_close(&y, &(expected + bias.to_kind(Kind::Double)), kind, &what);
             }
         }
@@ -48,10 +48,10 @@ fn few_rows_times_a_weight() {
 #[test]
 fn a_row_gives_the_same_whoever_is_beside_it() {
     for kind in [Kind::Float, Kind::BFloat16] {
-        let (x, weight) = (random(1, &[23, 771], kind), random(2, &[97, 771], kind));
-        let whole = narrow_linear(&x, &weight, None).unwrap();
-        for (first, rows) in [(0, 1), (5, 2), (9, 3), (16, 7)] {
-            let part = narrow_linear(&x.narrow(0, first, rows), &weight, None).unwrap();
+        let (x, weight) = (random(1, &[90, 771], kind), random(2, &[97, 771], kind));
+        let whole = serving_linear(&x, &weight, None).unwrap();
+        for (first, rows) in [(0, 1), (5, 2), (9, 3), (16, 7), (20, 70)] {
+            let part = serving_linear(&x.narrow(0, first, rows), &weight, None).unwrap();
             assert!(part.equal(&whole.narrow(0, first, rows)), "{rows} rows");
         }
     }
@@ -158,58 +158,108 @@ fn plain_attention(q: &Tensor, keys: &Tensor, values: &Tensor, shape: AttentionS
     mixed.reshape([1, -1])
 }
 
+struct Cache {
+    keys: Tensor,
+    values: Tensor,
+    seen: i64,
+}
+
+impl Cache {
+    fn new(seed: i64, shape: AttentionShape, seen: i64, kind: Kind) -> Self {
+        let size = [shape.kv_heads, 64, shape.head_dim];
+        Self {
+            keys: random(20 + seed, &size, kind),
+            values: random(30 + seed, &size, kind),
+            seen,
+        }
+    }
+
+    fn rows(&self, first_row: i64, rows: i64) -> CachedRows<'_> {
+        CachedRows {
+            keys: &self.keys,
+            values: &self.values,
+            seen: self.seen,
+            first_row,
+            rows,
+        }
+    }
+}
+
+fn attention_shapes() -> [AttentionShape; 4] {
+    [
+        (4, 2, 64, None, None),
+        (3, 3, 20, Some(7), None),
+        (6, 1, 128, Some(1), Some(5.0)),
+        (2, 2, 16, None, Some(30.0)),
+    ]
+    .map(|(heads, kv_heads, head_dim, window, softcap)| AttentionShape {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: 0.2,
+        window,
+        softcap,
+    })
+}
+
 #[test]
-fn each_row_attends_to_its_own_cache() {
+fn each_sequence_attends_to_its_own_cache() {
     for kind in [Kind::Float, Kind::BFloat16] {
-        for (heads, kv_heads, head_dim, window, softcap) in [
-            (4, 2, 64, None, None),
-            (3, 3, 20, Some(7), None),
-            (6, 1, 128, Some(1), Some(5.0)),
-            (2, 2, 16, None, Some(30.0)),
-        ] {
-            let shape = AttentionShape {
-                heads,
-                kv_heads,
-                head_dim,
-                scale: 0.2,
-                window,
-                softcap,
-            };
-            let seen = [0, 1, 40];
-            let qkv = random(5, &[4, (heads + 2 * kv_heads) * head_dim], kind);
-            let caches: Vec<[Tensor; 2]> = (0..3)
-                .map(|seed| [20, 30].map(|base| random(base + seed, &[kv_heads, 64, head_dim], kind)))
-                .collect();
-            let rows = [2, 0, 3];
-            let out = Tensor::zeros([4, heads * head_dim], (kind, Device::Cpu));
-            let cached: Vec<CachedRow<'_>> = caches
-                .iter()
-                .zip(seen.iter().zip(rows))
-                .map(|([keys, values], (&seen, row))| CachedRow {
-                    keys,
-                    values,
-                    seen,
-                    row,
-                })
-                .collect();
-            decode_attend(&qkv, &cached, shape, &out).unwrap();
-            for ([keys, values], (&seen, row)) in caches.iter().zip(seen.iter().zip(rows)) {
-                let heads_of = |first: i64, count: i64| {
-                    qkv.get(row)
-                        .narrow(0, first * head_dim, count * head_dim)
-                        .reshape([count, head_dim])
-                };
-                let stored = keys.narrow(1, seen, 1).squeeze_dim(1);
-                assert!(stored.equal(&heads_of(heads, kv_heads)), "the key is stored");
-                let expected = plain_attention(
-                    &heads_of(0, heads),
-                    &keys.narrow(1, 0, seen + 1),
-                    &values.narrow(1, 0, seen + 1),
-                    shape,
-                );
-                assert_close(&out.narrow(0, row, 1), &expected, kind, &format!("{shape:?}"));
+        for shape in attention_shapes() {
+            let (heads, kv_heads, head_dim) = (shape.heads, shape.kv_heads, shape.head_dim);
+            let qkv = random(5, &[19, (heads + 2 * kv_heads) * head_dim], kind);
+            let caches = [0, 1, 40].map(|seen| Cache::new(seen, shape, seen, kind));
+            // Row 1 is nobody's.
+            let places = [(2, 1), (0, 1), (3, 16)];
+            let out = Tensor::zeros([19, heads * head_dim], (kind, Device::Cpu));
+            let cached = [0, 1, 2].map(|s| caches[s].rows(places[s].0, places[s].1));
+            attend_cached(&qkv, &cached, shape, &out).unwrap();
+            for (cache, (first_row, rows)) in caches.iter().zip(places) {
+                for row in 0..rows {
+                    let heads_of = |first: i64, count: i64| {
+                        qkv.get(first_row + row)
+                            .narrow(0, first * head_dim, count * head_dim)
+                            .reshape([count, head_dim])
+                    };
+                    let seen = cache.seen + row;
+                    let stored = cache.keys.narrow(1, seen, 1).squeeze_dim(1);
+                    assert!(stored.equal(&heads_of(heads, kv_heads)), "the key is stored");
+                    let (keys, values) = (
+                        cache.keys.narrow(1, 0, seen + 1),
+                        cache.values.narrow(1, 0, seen + 1),
+                    );
+                    let expected = plain_attention(&heads_of(0, heads), &keys, &values, shape);
+                    let found = out.narrow(0, first_row + row, 1);
+                    assert_close(&found, &expected, kind, &format!("row {row} of {shape:?}"));
+                }
             }
             assert_eq!(out.get(1).abs().sum(Kind::Float).double_value(&[]), 0.0);
+        }
+    }
+}
+
+/// Bit for bit, so that a request's tokens do not depend on how its prompt was cut.
+#[test]
+fn a_prompt_gives_the_same_in_whatever_pieces_it_comes() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        for shape in attention_shapes() {
+            let width = shape.heads * shape.head_dim;
+            let qkv = random(6, &[37, width + 2 * shape.kv_heads * shape.head_dim], kind);
+            let attended = |pieces: &[i64]| {
+                let mut cache = Cache::new(1, shape, 5, kind);
+                let out = Tensor::zeros([37, width], (kind, Device::Cpu));
+                for &rows in pieces {
+                    attend_cached(&qkv, &[cache.rows(cache.seen - 5, rows)], shape, &out).unwrap();
+                    cache.seen += rows;
+                }
+                (out, cache.keys, cache.values)
+            };
+            let whole = attended(&[37]);
+            for pieces in [vec![1; 37], vec![16, 1, 20], vec![3, 34]] {
+                let (out, keys, values) = attended(&pieces);
+                assert!(out.equal(&whole.0), "{pieces:?} of {shape:?}");
+                assert!(keys.equal(&whole.1) && values.equal(&whole.2));
+            }
         }
     }
 }
@@ -229,11 +279,14 @@ fn a_full_cache_is_refused() {
         random(2, &[1, 8, 4], Kind::Float),
     );
     let out = random(3, &[1, 4], Kind::Float);
-    let row = CachedRow {
+    let rows = |seen, first_row, rows| CachedRows {
         keys: &cache,
         values: &cache,
-        seen: 8,
-        row: 0,
+        seen,
+        first_row,
+        rows,
     };
-    assert!(decode_attend(&qkv, &[row], shape, &out).is_err());
+    for wrong in [rows(8, 0, 1), rows(7, 0, 2), rows(0, 1, 1), rows(0, 0, 0)] {
+        assert!(attend_cached(&qkv, &[wrong], shape, &out).is_err());
+    }
 }

@@ -118,6 +118,38 @@ async fn a_stream_gives_the_text_of_the_whole() {
     }
 }
 
+/// Bit for bit: alone, with its prompt known already, and among others whose prompts are read meanwhile in pieces of all
+/// sizes.
+#[tokio::test]
+async fn a_seed_gives_the_same_whoever_is_served_beside_it() {
+    let server = Server::shared();
+    let ask = async |model: &str, first: u32, length: u32, seed: u32| {
+        let prompt: Vec<u32> = (0..length)
+            .map(|place| 30 + (first + place * place) % 200)
+            .collect();
+        let body = json!({
+            "model": model, "prompt": prompt, "max_tokens": 40, "ignore_eos": true, "seed": seed, "logprobs": 3
+        });
+        let answer = server.ask(COMPLETIONS, &body).await;
+        (
+            answer["choices"][0]["text"].clone(),
+            answer["choices"][0]["logprobs"].clone(),
+        )
+    };
+    for model in ["base", "tuned"] {
+        let alone = ask(model, 3, 61, 8).await;
+        assert_eq!(alone, ask(model, 3, 61, 8).await, "with the beginning known");
+        for round in 1..4 {
+            let others = (0..9).map(|other| {
+                let name = ["base", "tuned", "other"][other as usize % 3];
+                ask(name, 7 + round * 11 + other, 5 + 9 * other + round, other)
+            });
+            let (again, _) = tokio::join!(ask(model, 3, 61, 8), join_all(others));
+            assert_eq!(alone, again, "in company");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_seed_gives_the_same_text_again() {
     let server = Server::shared();

@@ -10,28 +10,28 @@
 //! - elsewhere, and on CUDA without NVRTC, LibTorch's own operations.
 
 mod attention;
+mod cached_attention;
 mod checks;
 mod cross_entropy;
-mod decode;
 mod dropout;
 mod elementwise;
-mod few_rows;
 mod flash;
 mod grouped;
 mod linear;
 mod optimizer;
 mod plain;
+mod serving_linear;
 mod table;
 
 pub use attention::{Attended, AttentionShape, attend, attend_backward};
+pub use cached_attention::{CachedRows, attend_cached};
 pub use checks::KernelError;
 pub use cross_entropy::{RowScores, cross_entropy};
-pub use decode::{CachedRow, decode_attend};
 pub use dropout::{DropoutMask, dropout, dropout_add};
 pub use elementwise::{
     Activation, RotaryTable, gate, gate_backward, rms_norm, rms_norm_backward, rms_norm_backward_add, rotate,
 };
-pub use few_rows::{LoraPart, is_for_few_rows, is_lora_part, lora_add, narrow_linear};
 pub use grouped::grouped_mm;
 pub use linear::linear;
 pub use optimizer::{AdamWStep, adamw};
+pub use serving_linear::{LoraPart, is_lora_part, lora_add, serving_linear};

@@ -23,7 +23,7 @@ pub(super) struct RawAttentionShape {
     pub(super) cap: f32,
 }
 
-/// As `LoraRows` in few_rows.hpp.
+/// As `LoraRows` in lora_rows.hpp.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(super) struct RawLoraRows {
@@ -37,15 +37,16 @@ pub(super) struct RawLoraRows {
     pub(super) scale: f32,
 }
 
-/// As `CachedRow` in decode.hpp.
+/// As `CachedRows` in cached_attention.hpp.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-pub(super) struct RawCachedRow {
+pub(super) struct RawCachedRows {
     pub(super) keys: Place,
     pub(super) values: Place,
     pub(super) capacity: i64,
     pub(super) seen: i64,
-    pub(super) row: i64,
+    pub(super) first_row: i64,
+    pub(super) rows: i64,
 }
 
 type Place = *mut c_void;
@@ -108,14 +109,14 @@ pub(super) struct Table {
         f32,
         f32,
     ),
-    pub(super) few_rows: unsafe extern "C" fn(Element, i64, i64, i64, Values, Values, Values, Place),
+    pub(super) serve_linear: unsafe extern "C" fn(Element, i64, i64, i64, Values, Values, Values, Place),
     pub(super) lora_rows:
         unsafe extern "C" fn(Element, i64, *const RawLoraRows, i64, i64, Values, Place, i64),
-    pub(super) decode: unsafe extern "C" fn(
+    pub(super) attend_cached: unsafe extern "C" fn(
         Element,
         *const RawAttentionShape,
         i64,
-        *const RawCachedRow,
+        *const RawCachedRows,
         Values,
         i64,
         Place,

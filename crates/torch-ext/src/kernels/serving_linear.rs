@@ -1,4 +1,4 @@
-//! Products of few rows with frozen weights, as inference makes them for every token.
+//! Products with frozen weights, as inference makes them for every token, and what adapters add to them.
 
 use std::ffi::c_void;
 use std::ptr;
@@ -9,24 +9,17 @@ use super::checks::{KernelError, Matrix, contiguous, equal};
 use super::linear::linear;
 use super::table::{RawLoraRows, table};
 
-/// Up to here reading the weight once for all rows is faster than LibTorch's product.
-const MOST_ROWS: i64 = 32;
-
-/// Whether the kernels for few rows are the faster way for `x: [rows, inner]`.
-#[must_use]
-pub fn is_for_few_rows(x: &Tensor) -> bool {
-    x.device() == Device::Cpu && x.size()[0] <= MOST_ROWS
-}
-
 /// `x · weightᵀ + bias` for `x: [rows, inner]`, `weight: [outputs, inner]` and `bias: [outputs]`, all packed and of one
-/// type: for few rows on the CPU by a kernel that reads the weight once, at the speed of the memory, else as [`linear`].
-/// Sums are float32.
+/// type. Sums are float32.
+///
+/// On the CPU by a kernel that reads the weight at the speed of the memory where rows are few, and makes the sums of a
+/// row in the same order whatever other rows there are; elsewhere as [`linear`].
 ///
 /// # Errors
 /// The sizes, types or devices do not fit, or there is no memory for the result.
-pub fn narrow_linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, KernelError> {
-    const NAME: &str = "narrow_linear";
-    if !is_for_few_rows(x) {
+pub fn serving_linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, KernelError> {
+    const NAME: &str = "serving_linear";
+    if x.device() != Device::Cpu {
         let mut y = linear(x, weight)?;
         if let Some(bias) = bias {
             let _ = y.f_add_(bias)?;
@@ -57,7 +50,7 @@ pub fn narrow_linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
     // SAFETY: x, weight and y are live packed tensors of one element type with the sizes given, bias is none or a
     // contiguous one of as many elements as weight has rows.
     unsafe {
-        (table().few_rows)(
+        (table().serve_linear)(
             input.element,
             input.rows,
             input.columns,

@@ -1,38 +1,42 @@
-//! Attention of one new token per sequence over the sequence's cache.
+//! Attention of new tokens over their sequences' caches.
 
 use tch::{Device, Tensor};
 
 use super::attention::AttentionShape;
 use super::checks::{KernelError, Matrix, equal};
-use super::table::{RawCachedRow, table};
+use super::table::{RawCachedRows, table};
 
-/// One layer of a sequence's cache, and the sequence's row in the step.
+/// One layer of a sequence's cache, and the sequence's rows in the step.
 #[derive(Debug)]
-pub struct CachedRow<'a> {
+pub struct CachedRows<'a> {
     /// `[kv_heads, capacity, head_dim]`, packed.
     pub keys: &'a Tensor,
     /// The same for values.
     pub values: &'a Tensor,
-    /// Tokens in the cache before the new one; fewer than the capacity.
+    /// Tokens in the cache before the new ones; there is room for all.
     pub seen: i64,
-    /// The new token's row.
-    pub row: i64,
+    /// The first new token's row,
+    pub first_row: i64,
+    /// and how many there are.
+    pub rows: i64,
 }
 
-/// Stores each row's key and value in its cache, then writes `softmax(scale · q kᵀ) v` over the cache and the new token
-/// to the same row of `out`: for all rows in one call, on the CPU.
+/// Stores each new token's key and value in its sequence's cache, then writes `softmax(scale · q kᵀ) v` over the cache up
+/// to that token to the same row of `out`: for all sequences in one call, on the CPU. Sums are float32, and a row's are
+/// made in the same order in whatever pieces a sequence comes.
 ///
-/// `qkv: [rows, (heads + 2 kv_heads) · head_dim]`, rotated; `out: [rows, heads · head_dim]`. No two rows share a cache.
+/// `qkv: [rows, (heads + 2 kv_heads) · head_dim]`, rotated; `out: [rows, heads · head_dim]`. No two sequences share a
+/// cache.
 ///
 /// # Errors
 /// The sizes, types or devices do not fit.
-pub fn decode_attend(
+pub fn attend_cached(
     qkv: &Tensor,
-    cached: &[CachedRow<'_>],
+    cached: &[CachedRows<'_>],
     shape: AttentionShape,
     out: &Tensor,
 ) -> Result<(), KernelError> {
-    const NAME: &str = "decode_attend";
+    const NAME: &str = "attend_cached";
     let input = Matrix::of(NAME, "qkv", qkv)?;
     let output = Matrix::of(NAME, "out", out)?;
     let heads = shape.heads + 2 * shape.kv_heads;
@@ -64,13 +68,13 @@ pub fn decode_attend(
     )?;
     let raw = cached
         .iter()
-        .map(|row| row.raw(qkv, input, shape))
+        .map(|rows| rows.raw(qkv, input, shape))
         .collect::<Result<Vec<_>, _>>()?;
     let raw_shape = shape.raw();
-    // SAFETY: qkv and out are live tensors with the columns that the shape asks for; each cache has room behind `seen`
-    // tokens, and its row is one of qkv's. The kernel writes to caches that the caller says are not shared.
+    // SAFETY: qkv and out are live tensors with the columns that the shape asks for; each cache has room for its
+    // rows behind `seen` tokens, and they are rows of qkv. The kernel writes to caches that the caller says are not shared.
     unsafe {
-        (table().decode)(
+        (table().attend_cached)(
             input.element,
             &raw const raw_shape,
             raw.len() as i64,
@@ -84,9 +88,9 @@ pub fn decode_attend(
     Ok(())
 }
 
-impl CachedRow<'_> {
-    fn raw(&self, qkv: &Tensor, input: Matrix, shape: AttentionShape) -> Result<RawCachedRow, KernelError> {
-        const NAME: &str = "decode_attend";
+impl CachedRows<'_> {
+    fn raw(&self, qkv: &Tensor, input: Matrix, shape: AttentionShape) -> Result<RawCachedRows, KernelError> {
+        const NAME: &str = "attend_cached";
         let size = self.keys.size();
         let capacity = size.get(1).copied().unwrap_or(0);
         let expected = [shape.kv_heads, capacity, shape.head_dim];
@@ -102,16 +106,17 @@ impl CachedRow<'_> {
             i64::from(both),
             1,
         )?;
-        let has_room = 0 <= self.seen && self.seen < capacity;
+        let has_room = 0 <= self.seen && 0 < self.rows && self.rows <= capacity.saturating_sub(self.seen);
         equal(NAME, "the cache has room", i64::from(has_room), 1)?;
-        let is_row = 0 <= self.row && self.row < input.rows;
-        equal(NAME, "the row is one of qkv's", i64::from(is_row), 1)?;
-        Ok(RawCachedRow {
+        let are_rows = 0 <= self.first_row && self.first_row <= input.rows.saturating_sub(self.rows);
+        equal(NAME, "the rows are of qkv", i64::from(are_rows), 1)?;
+        Ok(RawCachedRows {
             keys: self.keys.data_ptr(),
             values: self.values.data_ptr(),
             capacity,
             seen: self.seen,
-            row: self.row,
+            first_row: self.first_row,
+            rows: self.rows,
         })
     }
 }
