@@ -1,4 +1,4 @@
-"""Seeded random LoRA adapters in PEFT's layout, on all linear layers, and the base model with one of them merged."""
+"""Seeded random LoRA adapters in PEFT's layout, on all linear layers."""
 
 import json
 import math
@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from models import Shape
 
 RANK = 16
 _ALPHA = 32
-_SCALE = _ALPHA / RANK
 # B is not zero, so that an adapter acts, and small, so that the activations stay those of the model.
 _DEVIATION = 0.02
 
@@ -53,23 +52,5 @@ def _make_adapter(shape: Shape, place: Path, seed: int) -> Path:
         "target_modules": sorted({name.split(".")[-1] for name in shape.linears()}),
     }
     (aside / "adapter_config.json").write_text(json.dumps(settings, indent=2) + "\n")
-    aside.rename(place)
-    return place
-
-
-def make_merged(model: Path, adapter: Path) -> Path:
-    """Writes the model with `W + s B A` in place of `W`, summed in float32, beside `model`, and returns its folder."""
-    place = model.with_name(f"{model.name}-merged-{adapter.name}")
-    if place.exists():
-        return place
-    aside = place.with_suffix(".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.copytree(model, aside, ignore=shutil.ignore_patterns("*.safetensors"))
-    weights, lora = load_file(model / "model.safetensors"), load_file(adapter / "adapter_model.safetensors")
-    for name in [name for name in lora if name.endswith(".lora_A.weight")]:
-        a, b = lora[name], lora[name.replace("lora_A", "lora_B")]
-        base = name.removeprefix("base_model.model.").replace(".lora_A", "")
-        weights[base] = (weights[base].float() + _SCALE * (b @ a)).to(weights[base].dtype)
-    save_file(weights, aside / "model.safetensors", metadata={"format": "pt"})
     aside.rename(place)
     return place

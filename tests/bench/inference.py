@@ -15,7 +15,7 @@ import torch
 
 import bandwidth
 import matmul
-from adapters import make_adapters, make_merged
+from adapters import make_adapters
 from bench import machine, print_machine
 from compare import say
 from engine_side import EngineFailed
@@ -114,7 +114,6 @@ def measure_precision(options: argparse.Namespace, dtype: str) -> Precision:
     say(f"{dtype}: making the model and {ADAPTERS + _SPARE} adapters")
     model = make_model(shape, options.folder, getattr(torch, dtype))
     adapters = make_adapters(shape, options.folder, ADAPTERS + _SPARE)
-    merged = make_merged(model, adapters[0])
     work = Work(options.prompt_tokens, options.output_tokens, options.at_once, options.seconds)
     bytes_per_weight = getattr(torch, dtype).itemsize
     multiplied_in = product_format(dtype, options.threads)
@@ -124,7 +123,6 @@ def measure_precision(options: argparse.Namespace, dtype: str) -> Precision:
         ours = Ours(
             options.engine,
             model,
-            merged,
             adapters,
             dtype,
             options.threads,
@@ -157,7 +155,7 @@ def measure_precision(options: argparse.Namespace, dtype: str) -> Precision:
 def warm_up(side: Side, found: Precision) -> None:
     """One short answer for each column; it also fixes the order of the table."""
     for column in side.columns():
-        side.single(column, Work(32, 4, 1, 0.0))
+        side.single(column, Work(32, side.steps_before(column), 1, 0.0))
         found.cell(side.name, column)
 
 

@@ -25,6 +25,8 @@ COLUMNS = {
     "merged": "merged",
 }
 ADAPTERS = 64
+# More than the engine takes to merge an adapter that has all the traffic.
+_STEPS_TO_MERGE = 128
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,10 @@ class Side(Protocol):
 
     def columns(self) -> list[str]: ...
 
+    def steps_before(self, column: str) -> int:
+        """Tokens to generate before anything is measured."""
+        ...
+
     def single(self, column: str, work: Work) -> Single: ...
 
     def together(self, column: str, work: Work) -> float | None:
@@ -79,7 +85,8 @@ def repeat(seconds: float, once: Callable[[], _Result]) -> list[_Result]:
 
 
 class Ours:
-    """Engines without adapters, with 64 of them, and on the merged model. One is asked at a time; the others sleep."""
+    """Engines without adapters, with 64 of them, and with one that gets all the traffic. One is asked at a time; the
+    others sleep."""
 
     name = "ours"
 
@@ -87,7 +94,6 @@ class Ours:
         self,
         executable: Path,
         model: Path,
-        merged: Path,
         adapters: Sequence[Path],
         dtype: str,
         threads: int,
@@ -100,27 +106,33 @@ class Ours:
         self._stack = ExitStack()
         loaded = list(zip(self._names, adapters))
 
-        def start(folder: Path, *wanted: str, adapters: Sequence[tuple[str, Path]] = ()) -> Engine | None:
+        def start(*wanted: str, adapters: Sequence[tuple[str, Path]], more: Sequence[str] = ()) -> Engine | None:
             if not set(wanted) & set(columns):
                 return None
-            return self._stack.enter_context(Engine(executable, folder, dtype, threads, adapters, options))
+            return self._stack.enter_context(
+                Engine(executable, model, dtype, threads, adapters, [*options, *more])
+            )
 
         with ExitStack() as undo:
             undo.push(self._stack)
-            bare = start(model, "base")
-            self.loaded = start(model, "unused", "one", "eight", "zipf", adapters=loaded)
-            after = start(merged, "merged")
+            bare = start("base", adapters=[])
+            self.loaded = start("unused", "one", "eight", "zipf", adapters=loaded, more=["--merged-bytes", "0"])
+            merged = start("merged", adapters=loaded[:1])
             undo.pop_all()
-        engines = {"base": bare, "merged": after}
+        engines = {"base": bare, "merged": merged}
         self._engines = {column: engines.get(column, self.loaded) for column in columns}
         self._models: dict[str, Iterator[str]] = {
             "one": itertools.cycle(self._names[:1]),
+            "merged": itertools.cycle(self._names[:1]),
             "eight": evenly(self._names[:8], seed=0),
             "zipf": itertools.cycle(zipf(self._names, 4096, seed=0)),
         }
 
     def columns(self) -> list[str]:
         return self._columns
+
+    def steps_before(self, column: str) -> int:
+        return _STEPS_TO_MERGE if column == "merged" else 4
 
     def _body(self, column: str, length: int, tokens: int, stream: bool) -> dict:
         model = next(self._models[column]) if column in self._models else BASE_NAME
@@ -198,6 +210,9 @@ class Peers:
 
     def columns(self) -> list[str]:
         return list(self._peers)
+
+    def steps_before(self, column: str) -> int:
+        return 4
 
     def single(self, column: str, work: Work) -> Single:
         def once() -> dict:

@@ -63,6 +63,10 @@ struct ServeArguments {
     /// Most bytes of keys and values of all sequences [default: a third of the free memory].
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     kv_cache_bytes: Option<u64>,
+    /// Most bytes of a copy of the weights with one adapter folded in, which is made when that adapter has all the traffic
+    /// for a while; 0 makes none [default: an eighth of the free memory].
+    #[arg(long, value_name = "BYTES")]
+    merged_bytes: Option<u64>,
     /// auto, cpu, or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -179,6 +183,7 @@ fn settings(arguments: ServeArguments) -> anyhow::Result<ServeSettings> {
             adapter_cache_bytes: bytes_or_share(arguments.adapter_cache_bytes, device, 6),
             adapter_root: arguments.adapter_root,
             kv_cache_bytes: bytes_or_share(arguments.kv_cache_bytes, device, 3),
+            merged_bytes: bytes_or_share(arguments.merged_bytes, device, 8),
         },
         listen: arguments.listen,
         adapters: arguments.adapters,

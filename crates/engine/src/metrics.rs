@@ -91,6 +91,8 @@ pub struct Metrics {
     kv_cached: AtomicUsize,
     prompt_queried: AtomicU64,
     prompt_cached: AtomicU64,
+    steps: AtomicU64,
+    merged_steps: AtomicU64,
     first_token: Durations,
     whole: Durations,
     /// By adapter; `None` is the base model.
@@ -114,6 +116,12 @@ impl Metrics {
         self.kv_budget.store(budget, Relaxed);
         self.kv_running.store(running, Relaxed);
         self.kv_cached.store(cached, Relaxed);
+    }
+
+    /// Counts a forward pass, and whether it ran on merged weights.
+    pub fn step(&self, on_merged: bool) {
+        self.steps.fetch_add(1, Relaxed);
+        self.merged_steps.fetch_add(u64::from(on_merged), Relaxed);
     }
 
     /// Counts a prompt whose first `cached` of `tokens` tokens need not be read.
@@ -201,6 +209,12 @@ impl Metrics {
                 "vllm:prefix_cache_hits_total",
                 "Tokens of prompts that were not read anew.",
                 &self.prompt_cached,
+            ),
+            ("tunesmith_engine_steps_total", "Forward passes.", &self.steps),
+            (
+                "tunesmith_engine_merged_steps_total",
+                "Forward passes on merged weights.",
+                &self.merged_steps,
             ),
         ] {
             header(out, name, "counter", help);

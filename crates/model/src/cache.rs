@@ -21,6 +21,7 @@ pub struct KvCache {
     tokens: Vec<u32>,
     length: i64,
     capacity: i64,
+    is_merged: bool,
 }
 
 #[derive(Debug)]
@@ -72,6 +73,7 @@ impl KvCache {
             tokens: Vec::new(),
             length: 0,
             capacity,
+            is_merged: false,
         })
     }
 
@@ -114,7 +116,14 @@ impl KvCache {
             tokens: self.tokens[..length as usize].to_vec(),
             length,
             capacity,
+            is_merged: self.is_merged,
         })
+    }
+
+    /// Whether merged weights computed some of it ([`crate::CausalLm::step_merged`]), which rounds otherwise.
+    #[must_use]
+    pub fn is_merged(&self) -> bool {
+        self.is_merged
     }
 
     /// Forgets all tokens from the `length`-th on; more than there are is no change.
@@ -128,8 +137,9 @@ impl KvCache {
         &self.tokens
     }
 
-    /// Counts `tokens` as seen, once every layer has stored them.
-    pub(crate) fn advance(&mut self, tokens: &[u32]) {
+    /// Counts `tokens` as seen, once every layer has stored them; `on_merged`: computed by merged weights.
+    pub(crate) fn advance(&mut self, tokens: &[u32], on_merged: bool) {
+        self.is_merged |= on_merged;
         self.length += tokens.len() as i64;
         self.tokens.extend(tokens);
     }

@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
-use tch::{Device, Kind, Tensor, no_grad_guard};
-use tunesmith_torch_ext::kernels::serving_linear;
+use tch::{Device, Kind, Tensor};
 
 use crate::adapter::Adapter;
 use crate::attention::Attend;
 use crate::batch::PackedBatch;
-use crate::cache::{CachedSequence, CachedSequences, KvCache};
 use crate::config::ModelConfig;
 use crate::dropout::DropoutKey;
 use crate::error::ModelError;
@@ -18,7 +16,6 @@ use crate::lora::LoraPass;
 use crate::modules::Projection;
 use crate::norm::RmsNorm;
 use crate::rotation::{Places, Rope};
-use crate::serving::ServingPass;
 use crate::weights::{EMBEDDING, FINAL_NORM, HEAD, Loader, TensorSource, WeightFiles};
 
 /// In which number formats a model is kept and run.
@@ -50,42 +47,12 @@ impl Precision {
     }
 }
 
-/// New tokens of one sequence in one inference pass.
-#[derive(Debug)]
-pub struct SequenceStep<'a> {
-    /// The whole prompt, or a part of it, or the one token that was sampled last.
-    pub tokens: &'a [u32],
-    /// What the sequence has seen so far.
-    pub cache: &'a mut KvCache,
-    /// The adapter, in the model's compute format ([`Adapter::frozen`]); the same one for all steps of a cache.
-    pub adapter: Option<&'a Adapter>,
-}
-
-impl SequenceStep<'_> {
-    /// Tokens of the sequence after this pass.
-    fn length(&self) -> usize {
-        self.cache.len() + self.tokens.len()
-    }
-}
-
-/// Rows of one inference pass, int64.
-struct StepLayout {
-    tokens: Tensor,
-    positions: Tensor,
-    /// Of each token's sequence, with the new tokens.
-    lengths: Tensor,
-    /// Each sequence's last row.
-    last_rows: Tensor,
-    /// Each sequence's first place in this pass.
-    starts: Vec<i64>,
-}
-
 /// A causal language model of Llama's shape.
 #[derive(Debug)]
 pub struct CausalLm {
     pub(crate) config: ModelConfig,
-    precision: Precision,
-    device: Device,
+    pub(crate) precision: Precision,
+    pub(crate) device: Device,
     /// One per [`ModelConfig::ropes`].
     pub(crate) ropes: Vec<Rope>,
     /// `[vocab, hidden]`.
@@ -287,14 +254,7 @@ impl CausalLm {
         self.capped(logits)
     }
 
-    /// [`Self::scores`] for inference, without a gradient. `hidden: [sequences, hidden]`, packed.
-    fn serving_scores(&self, hidden: &Tensor, lora: &LoraPass<'_>) -> Result<Tensor, ModelError> {
-        let head = self.head_weight().f_to_kind(self.precision.compute)?;
-        let logits = lora.serve_head(serving_linear(hidden, &head, None)?, hidden)?;
-        self.capped(logits)
-    }
-
-    fn capped(&self, logits: Tensor) -> Result<Tensor, ModelError> {
+    pub(crate) fn capped(&self, logits: Tensor) -> Result<Tensor, ModelError> {
         match self.config.final_softcap {
             Some(cap) => Ok(logits.f_divide_scalar(cap)?.f_tanh()?.f_multiply_scalar(cap)?),
             None => Ok(logits),
@@ -305,93 +265,7 @@ impl CausalLm {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// An empty cache for one sequence, with room for `capacity` tokens; it grows when more come.
-    ///
-    /// # Errors
-    /// There is no memory for it.
-    pub fn new_cache(&self, capacity: usize) -> Result<KvCache, ModelError> {
-        KvCache::new(&self.config, capacity, self.device, self.precision.compute)
-    }
-
-    /// Inference's forward pass: reads each sequence's new tokens and returns the scores of what follows its last one,
-    /// float32 `[sequences, vocab]`. Prompts and single tokens, with and without adapters, may be mixed.
-    ///
-    /// On an error no cache has changed, save that of a longrope sequence which was just outgrowing its short
-    /// frequencies: it is of no more use.
-    ///
-    /// # Errors
-    /// There is no sequence, one has no new tokens, a token is outside the vocabulary, or LibTorch refused.
-    pub fn step(&self, sequences: &mut [SequenceStep<'_>]) -> Result<Tensor, ModelError> {
-        let _guard = no_grad_guard();
-        let layout = self.lay_out(sequences)?;
-        let parts = || sequences.iter().zip(&layout.starts);
-        let lora =
-            LoraPass::by_rows(parts().map(|(part, &start)| (part.length() as i64 - start, part.adapter)));
-        let mut attention = CachedSequences {
-            sequences: parts()
-                .map(|(part, &start)| CachedSequence {
-                    start,
-                    tokens: part.length() as i64 - start,
-                    cache: &*part.cache,
-                })
-                .collect(),
-        };
-        let places = Places {
-            positions: &layout.positions,
-            lengths: &layout.lengths,
-        };
-        let hidden = if self.precision.weights == self.precision.compute {
-            let x = self.embed(&layout.tokens, &lora)?;
-            ServingPass::new(self, places, attention, lora)?.run(x)?
-        } else {
-            self.run(&layout.tokens, places, &mut attention, lora)?
-        };
-        let last = hidden.f_index_select(0, &layout.last_rows)?;
-        let head = LoraPass::by_rows(sequences.iter().map(|part| (1, part.adapter)));
-        let logits = self.serving_scores(&last, &head)?.f_to_kind(Kind::Float)?;
-        for sequence in sequences {
-            sequence.cache.advance(sequence.tokens);
-        }
-        Ok(logits)
-    }
-
-    /// Lays the new tokens end to end, and makes room for them in the caches. A sequence that outgrows the short
-    /// frequencies of its rope is read anew from its first token, like transformers does it.
-    fn lay_out(&self, sequences: &mut [SequenceStep<'_>]) -> Result<StepLayout, ModelError> {
-        let (mut tokens, mut positions, mut lengths) = (vec![], vec![], vec![]);
-        let (mut last_rows, mut starts) = (vec![], vec![]);
-        for sequence in sequences {
-            let Some(&largest) = sequence.tokens.iter().max() else {
-                return Err(ModelError::InvalidBatch(
-                    "a sequence has no new tokens".to_owned(),
-                ));
-            };
-            self.check_token(largest)?;
-            sequence.cache.reserve(sequence.tokens.len() as i64)?;
-            let (seen, length) = (sequence.cache.len(), sequence.length());
-            let is_read_anew = self.ropes.iter().any(|rope| rope.changes(seen, length));
-            let start = if is_read_anew { 0 } else { seen };
-            let old = &sequence.cache.tokens()[start..];
-            tokens.extend(old.iter().chain(sequence.tokens).map(|&token| i64::from(token)));
-            positions.extend(start as i64..length as i64);
-            lengths.extend((start..length).map(|_| length as i64));
-            last_rows.push(tokens.len() as i64 - 1);
-            starts.push(start as i64);
-        }
-        if tokens.is_empty() {
-            return Err(ModelError::InvalidBatch("no sequences".to_owned()));
-        }
-        let on_device = |values: &[i64]| Tensor::f_from_slice(values)?.f_to_device(self.device);
-        Ok(StepLayout {
-            tokens: on_device(&tokens)?,
-            positions: on_device(&positions)?,
-            lengths: on_device(&lengths)?,
-            last_rows: on_device(&last_rows)?,
-            starts,
-        })
-    }
-
-    fn run<'a>(
+    pub(crate) fn run<'a>(
         &'a self,
         tokens: &Tensor,
         places: Places<'_>,
@@ -417,7 +291,7 @@ impl CausalLm {
     }
 
     /// `[tokens, hidden]` in the compute format.
-    fn embed(&self, tokens: &Tensor, lora: &LoraPass<'_>) -> Result<Tensor, ModelError> {
+    pub(crate) fn embed(&self, tokens: &Tensor, lora: &LoraPass<'_>) -> Result<Tensor, ModelError> {
         let kind = self.precision.compute;
         let mut x = Tensor::f_embedding(&self.embedding, tokens, -1, false, false)?.f_to_kind(kind)?;
         let scale = self
@@ -432,7 +306,7 @@ impl CausalLm {
     }
 
     /// An index out of range would poison a CUDA context, so it is caught here.
-    fn check_token(&self, token: u32) -> Result<(), ModelError> {
+    pub(crate) fn check_token(&self, token: u32) -> Result<(), ModelError> {
         if i64::from(token) < self.config.vocab_size {
             return Ok(());
         }

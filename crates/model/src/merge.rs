@@ -118,7 +118,7 @@ fn pair_of<'a>(adapter: &'a Adapter, config: &ModelConfig, weight: &str) -> Opti
 }
 
 /// `s · B A`, float32 `[out, in]`.
-fn delta(pair: &LoraPair) -> Result<Tensor, ModelError> {
+pub(crate) fn delta(pair: &LoraPair) -> Result<Tensor, ModelError> {
     let wide = |tensor: &Tensor| tensor.f_to_kind(Kind::Float);
     Ok(wide(&pair.b)?
         .f_matmul(&wide(&pair.a)?)?

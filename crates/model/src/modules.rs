@@ -18,8 +18,10 @@ pub enum Projection {
 }
 
 impl Projection {
+    /// How many there are.
+    pub const COUNT: usize = 4;
     /// In the order of a forward pass.
-    pub const ALL: [Self; 4] = [Self::Qkv, Self::Output, Self::GateUp, Self::Down];
+    pub const ALL: [Self; Self::COUNT] = [Self::Qkv, Self::Output, Self::GateUp, Self::Down];
 
     /// `(out, in)` of its weight.
     #[must_use]

@@ -11,6 +11,7 @@ use crate::config;
 use crate::error::ModelError;
 use crate::layer::Block;
 use crate::lora::LoraPass;
+use crate::merged::MergedWeights;
 use crate::modules::Projection;
 use crate::norm::RmsNorm;
 use crate::rotation::Places;
@@ -20,6 +21,8 @@ pub(crate) struct ServingPass<'a> {
     model: &'a CausalLm,
     attention: CachedSequences<'a>,
     lora: LoraPass<'a>,
+    /// The weights with the adapter of all sequences folded in.
+    merged: Option<&'a MergedWeights>,
     /// One per rope of the model; a row for each token of the step.
     rotary: Vec<RotaryTable>,
     /// int64 `[tokens]`: 0, 1, 2, …
@@ -32,6 +35,7 @@ impl<'a> ServingPass<'a> {
         places: Places<'_>,
         attention: CachedSequences<'a>,
         lora: LoraPass<'a>,
+        merged: Option<&'a MergedWeights>,
     ) -> Result<Self, ModelError> {
         let tables = model.ropes.iter().map(|rope| {
             let (cosine, sine) = rope.cos_sin(places)?;
@@ -40,6 +44,7 @@ impl<'a> ServingPass<'a> {
         Ok(Self {
             attention,
             lora,
+            merged,
             rotary: tables.collect::<Result<_, ModelError>>()?,
             rows: Tensor::f_arange(places.positions.size()[0], (Kind::Int64, model.device()))?,
             model,
@@ -108,6 +113,9 @@ impl<'a> ServingPass<'a> {
         x: &Tensor,
     ) -> Result<Tensor, ModelError> {
         let linear = &block.projections[projection as usize];
+        if let Some(weight) = self.merged.and_then(|merged| merged.weight(number, projection)) {
+            return Ok(serving_linear(x, weight, linear.bias.as_ref())?);
+        }
         let y = serving_linear(x, &linear.weight, linear.bias.as_ref())?;
         self.lora
             .serve_projection(y, x, &self.model.config, number, projection)

@@ -15,7 +15,8 @@ use serde_json::Value;
 use support::{FAMILIES, golden};
 use tch::{Device, Kind, Tensor, no_grad_guard};
 use tunesmith_model::{
-    Adapter, CausalLm, Document, LoraSettings, PackedBatch, Precision, RopeScaling, Segment, SequenceStep,
+    Adapter, CausalLm, Document, KvCache, LoraSettings, MergedWeights, PackedBatch, Precision, RopeScaling,
+    Segment, SequenceStep,
 };
 use tunesmith_torch_ext::MappedFile;
 
@@ -180,6 +181,46 @@ fn sequences_of_one_step_keep_their_own_adapters() {
                 "{family} row {row}"
             );
         }
+    }
+}
+
+#[test]
+fn merged_weights_give_what_the_adapter_gives() {
+    for family in FAMILIES {
+        let model = base(family);
+        let adapter = adapter(family, &model).frozen(Device::Cpu, Kind::Float).unwrap();
+        let mut merged = MergedWeights::default();
+        while !merged.is_complete(&model) {
+            merged.fold_next(&model, &adapter).unwrap();
+        }
+        let mut caches: Vec<_> = (0..3).map(|_| model.new_cache(64).unwrap()).collect();
+        let cases = expected(family);
+        let mut steps: Vec<_> = cases
+            .iter()
+            .zip(&mut caches)
+            .map(|(case, cache)| SequenceStep {
+                tokens: &case.tokens,
+                cache,
+                adapter: Some(&adapter),
+            })
+            .collect();
+        let found = model.step_merged(&mut steps, &merged).unwrap();
+        for (row, case) in cases.iter().enumerate() {
+            let last = case.adapter.narrow(0, case.tokens.len() as i64 - 1, 1);
+            let found = found.narrow(0, row as i64, 1);
+            assert!(difference(&found, &last) <= TOLERANCE, "{family} row {row}");
+        }
+        assert!(caches.iter().all(KvCache::is_merged));
+        let (tokens, cache) = (&cases[0].tokens[..1], &mut caches[0]);
+        let bare = SequenceStep {
+            tokens,
+            cache,
+            adapter: None,
+        };
+        assert!(
+            model.step_merged(&mut [bare], &merged).is_err(),
+            "on the base model"
+        );
     }
 }
 

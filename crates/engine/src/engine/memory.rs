@@ -106,12 +106,13 @@ impl PrefixCache {
     }
 
     /// A cache with the longest known beginning of `prompt` on `adapter`, and room for `capacity` tokens. At least one
-    /// token is left to read, whose logits are needed.
+    /// token is left to read, whose logits are needed. `is_exact`: without what merged weights computed.
     pub(super) fn begin(
         &mut self,
         prompt: &[u32],
         adapter: Option<&Arc<AdapterLease>>,
         capacity: usize,
+        is_exact: bool,
     ) -> Option<KvCache> {
         let most = prompt.len().saturating_sub(1);
         let shared = |left: &Leftover| {
@@ -120,7 +121,7 @@ impl PrefixCache {
         };
         let candidates = self.leftovers.iter().enumerate();
         let (place, tokens) = candidates
-            .filter(|(_, left)| left.weights.are(adapter))
+            .filter(|(_, left)| left.weights.are(adapter) && !(is_exact && left.cache.is_merged()))
             .map(|(place, left)| (place, shared(left)))
             .max_by_key(|(_, tokens)| *tokens)
             .filter(|(_, tokens)| *tokens > 0)?;

@@ -10,6 +10,7 @@
 
 mod loading;
 mod memory;
+mod merging;
 mod scheduler;
 mod sequence;
 
@@ -63,6 +64,8 @@ pub struct EngineSettings {
     pub adapter_root: Option<PathBuf>,
     /// Most bytes of keys and values.
     pub kv_cache_bytes: usize,
+    /// Most bytes of base weights with an adapter folded in.
+    pub merged_bytes: usize,
 }
 
 /// Why an engine does not start.
@@ -159,8 +162,9 @@ impl Engine {
                     Ok(model) => {
                         let _ = loaded.send(Ok(model.config().clone()));
                         let budget = budget(&settings, model.config());
-                        let places = settings.max_sequences;
-                        Scheduler::new(model, tokenizer, metrics, adapters, places, budget).run(inbox);
+                        let (places, merged) = (settings.max_sequences, settings.merged_bytes);
+                        Scheduler::new(model, tokenizer, metrics, adapters, places, budget, merged)
+                            .run(inbox);
                     }
                     Err(error) => drop(loaded.send(Err(error))),
                 }

@@ -14,6 +14,7 @@ use tunesmith_model::{Adapter, CausalLm, KvCache, ModelError, RopeScaling, RopeS
 use super::{
     Command,
     memory::{KvBudget, PrefixCache},
+    merging::FastPath,
     sequence::{Outcome, Sequence},
 };
 use crate::{
@@ -50,6 +51,7 @@ pub(super) struct Scheduler {
     max_sequences: usize,
     budget: KvBudget,
     prefixes: PrefixCache,
+    fast_path: FastPath,
     adapters: Vec<Resident>,
     waiting: VecDeque<(Job, Instant)>,
     active: Vec<Sequence>,
@@ -63,6 +65,7 @@ impl Scheduler {
         registry: Arc<AdapterRegistry>,
         max_sequences: usize,
         budget: KvBudget,
+        merged_bytes: usize,
     ) -> Self {
         // The keys of a longrope model depend on how long its sequence became.
         let ropes = &model.config().ropes;
@@ -77,6 +80,7 @@ impl Scheduler {
             max_sequences,
             budget,
             prefixes,
+            fast_path: FastPath::new(merged_bytes),
             adapters,
             waiting,
             active,
@@ -167,7 +171,10 @@ impl Scheduler {
     fn begin(&mut self, job: &Job) -> Result<KvCache, ModelError> {
         let Job { generation, .. } = job;
         let adapter = generation.adapter.as_ref();
-        let known = self.prefixes.begin(&generation.prompt, adapter, longest(job));
+        let is_exact = generation.sampling.seed.is_some();
+        let known = self
+            .prefixes
+            .begin(&generation.prompt, adapter, longest(job), is_exact);
         let cached = known.as_ref().map_or(0, KvCache::len);
         self.metrics.prompt_begun(generation.prompt.len(), cached);
         known.map_or_else(|| self.model.new_cache(longest(job)), Ok)
@@ -212,6 +219,7 @@ impl Scheduler {
         let mut order: Vec<&mut Sequence> = sequences.iter_mut().collect();
         order.sort_by_key(|sequence| sequence.began());
         order.into_iter().for_each(|sequence| sequence.plan(&mut budget));
+        self.observe_traffic(&sequences);
         let outcomes = match self.forward(&mut sequences) {
             Ok(outcomes) => outcomes,
             Err(error) => {
@@ -256,9 +264,13 @@ impl Scheduler {
 
     /// Runs the shares of `sequences`, and picks a token for each whose prompt is read.
     fn forward(&self, sequences: &mut [Sequence]) -> Result<Vec<Outcome>, StepError> {
+        let merged = sole_adapter(sequences)
+            .filter(|_| !sequences.iter().any(Sequence::has_seed))
+            .and_then(|lease| self.fast_path.weights(lease, &self.model));
+        self.metrics.step(merged.is_some());
         let mut steps: Vec<SequenceStep<'_>> = Vec::with_capacity(sequences.len());
         for sequence in sequences.iter_mut() {
-            let adapter = sequence.adapter().map(|lease| self.resident(lease));
+            let adapter = sequence.adapter().map(|lease| resident(&self.adapters, lease));
             if let Some((tokens, cache)) = sequence.share() {
                 steps.push(SequenceStep {
                     tokens,
@@ -270,7 +282,10 @@ impl Scheduler {
         if steps.is_empty() {
             return Ok(vec![Outcome::Running; sequences.len()]);
         }
-        let run = AssertUnwindSafe(|| rows(&self.model.step(&mut steps)?));
+        let run = AssertUnwindSafe(|| match merged {
+            Some(weights) => rows(&self.model.step_merged(&mut steps, weights)?),
+            None => rows(&self.model.step(&mut steps)?),
+        });
         let mut logits = catch_unwind(run).map_err(|_| StepError::Panicked)??.into_iter();
         let advance = |sequence: &mut Sequence| match sequence.share() {
             None => Outcome::Running,
@@ -279,12 +294,14 @@ impl Scheduler {
         Ok(sequences.iter_mut().map(advance).collect())
     }
 
-    fn resident(&self, lease: &Arc<AdapterLease>) -> &Adapter {
-        let found = self
-            .adapters
-            .iter()
-            .find(|resident| Arc::ptr_eq(&resident.lease, lease));
-        &found.expect("invariant: a leased adapter is resident").adapter
+    fn observe_traffic(&mut self, sequences: &[Sequence]) {
+        let sole = sole_adapter(sequences).map(|lease| (lease, resident(&self.adapters, lease)));
+        if let Err(error) = self.fast_path.observe(sole, &self.model) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "no memory to merge an adapter"
+            );
+        }
     }
 
     /// Drops adapters whose only lease is ours: unloaded or evicted, and no request left on them.
@@ -293,7 +310,25 @@ impl Scheduler {
         self.adapters
             .retain(|resident| Arc::strong_count(&resident.lease) > 1);
         self.prefixes.collect();
+        self.fast_path.collect();
     }
+}
+
+fn resident<'a>(adapters: &'a [Resident], lease: &Arc<AdapterLease>) -> &'a Adapter {
+    let found = adapters
+        .iter()
+        .find(|resident| Arc::ptr_eq(&resident.lease, lease));
+    &found.expect("invariant: a leased adapter is resident").adapter
+}
+
+/// The adapter that all of them are on, if it is one.
+fn sole_adapter(sequences: &[Sequence]) -> Option<&Arc<AdapterLease>> {
+    let first = sequences.first()?.adapter()?;
+    let is_first = |lease: &Arc<AdapterLease>| Arc::ptr_eq(lease, first);
+    sequences
+        .iter()
+        .all(|sequence| sequence.adapter().is_some_and(is_first))
+        .then_some(first)
 }
 
 /// Tokens of a sequence at its longest.

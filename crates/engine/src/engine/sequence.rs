@@ -94,6 +94,11 @@ impl Sequence {
         self.generation.adapter.as_ref()
     }
 
+    /// Whether its tokens must come out the same again.
+    pub(super) fn has_seed(&self) -> bool {
+        self.generation.sampling.seed.is_some()
+    }
+
     /// Takes its share of the next step: the one token that was picked last, or as much of the prompt as the `budget`
     /// has left.
     pub(super) fn plan(&mut self, budget: &mut usize) {

@@ -6,6 +6,7 @@ mod errors;
 mod generation;
 mod golden;
 mod lifecycle;
+mod merging;
 mod output;
 mod residency;
 mod server;
