@@ -153,10 +153,14 @@ impl<'a> Gang<'a> {
         let active: Vec<usize> = (0..self.jobs.len())
             .filter(|index| !self.jobs[*index].is_paused)
             .collect();
-        let documents: Vec<Documents> = active
-            .iter()
-            .map(|index| self.jobs[*index].next_documents())
-            .collect();
+        let mut documents = Vec::with_capacity(active.len());
+        for index in &active {
+            match self.jobs[*index].next_documents() {
+                Ok(found) => documents.push(found),
+                // The others take their step in the next cycle.
+                Err(error) => return self.lose(*index, error),
+            }
+        }
         let losses = match self.gradients(&active, &documents) {
             Ok(losses) => losses,
             Err(failure) => return self.drop_members(&active, failure),

@@ -125,9 +125,13 @@ impl Job {
     }
 
     /// The documents of the next step.
-    pub fn next_documents(&mut self) -> Documents {
+    ///
+    /// # Errors
+    /// The job's tokens are lost.
+    pub fn next_documents(&mut self) -> Result<Documents, TrainError> {
         let members = self.plan.step(self.state.step).iter();
-        Documents::gather(&self.data.corpus, members.map(|place| self.data.train[*place]))
+        let members = members.map(|place| self.data.train[*place]);
+        Ok(Documents::gather(&self.data.corpus, members)?)
     }
 
     /// What the job brings to a cycle.

@@ -68,7 +68,7 @@ fn a_job_whose_documents_do_not_fit_trains_with_recomputation() {
     assert!(found == expected, "recomputation changed a delivered adapter");
 
     // Every document alone: those beyond the bound recompute, and only those.
-    let documents = probe.next_documents();
+    let documents = probe.next_documents().unwrap();
     let mut limits = Limits { budget: 1, whole };
     let mut kept = Vec::new();
     accumulate(
