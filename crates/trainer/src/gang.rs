@@ -4,16 +4,17 @@
 //! goes wrong in one job ends that job alone; what leaves LibTorch in doubt ends the process.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
 use tch::Tensor;
 use tunesmith_types::trainer::{StopReason, TrainerCommand};
 
+use crate::ahead::StepInput;
 use crate::assignment::Assignment;
 use crate::base::Base;
 use crate::commands::Message;
-use crate::documents::Documents;
 use crate::error::TrainError;
 use crate::job::{Job, StepNumbers};
 use crate::passes::{Limits, PassFailure, accumulate};
@@ -153,28 +154,28 @@ impl<'a> Gang<'a> {
         let active: Vec<usize> = (0..self.jobs.len())
             .filter(|index| !self.jobs[*index].is_paused)
             .collect();
-        let mut documents = Vec::with_capacity(active.len());
+        let mut inputs = Vec::with_capacity(active.len());
         for index in &active {
-            match self.jobs[*index].next_documents() {
-                Ok(found) => documents.push(found),
+            match self.jobs[*index].next_input() {
+                Ok(input) => inputs.push(input),
                 // The others take their step in the next cycle.
                 Err(error) => return self.lose(*index, error),
             }
         }
-        let losses = match self.gradients(&active, &documents) {
+        let losses = match self.gradients(&active, &inputs) {
             Ok(losses) => losses,
             Err(failure) => return self.drop_members(&active, failure),
         };
         let numbers = self.read(&active, &losses)?;
         let mut results = Vec::with_capacity(active.len());
-        for ((index, documents), (loss_sum, grad_norm)) in active.iter().zip(&documents).zip(numbers) {
+        for ((index, input), (loss_sum, grad_norm)) in active.iter().zip(&inputs).zip(numbers) {
             let numbers = StepNumbers {
                 loss_sum,
                 grad_norm,
                 seconds: begun.elapsed().as_secs_f64(),
             };
             let (base, budget) = (self.base, self.limits.budget);
-            results.push(self.jobs[*index].step(base, budget, documents, numbers));
+            results.push(self.jobs[*index].step(base, budget, input, numbers));
         }
         // From the back, so that places stay right.
         for (index, result) in active.iter().zip(results).rev() {
@@ -187,12 +188,12 @@ impl<'a> Gang<'a> {
     }
 
     /// Sums the gradients of a cycle into the jobs' buffers.
-    fn gradients(&mut self, active: &[usize], documents: &[Documents]) -> Result<Vec<Tensor>, PassFailure> {
+    fn gradients(&mut self, active: &[usize], inputs: &[Arc<StepInput>]) -> Result<Vec<Tensor>, PassFailure> {
         let jobs: Vec<&Job> = active.iter().map(|index| &self.jobs[*index]).collect();
         let contributions: Vec<_> = jobs
             .iter()
-            .zip(documents)
-            .map(|(job, documents)| job.contribution(documents))
+            .zip(inputs)
+            .map(|(job, input)| job.contribution(&input.documents))
             .collect();
         let model = &self.base.model;
         let full = jobs.first().and_then(|job| job.full());

@@ -68,11 +68,12 @@ fn a_job_whose_documents_do_not_fit_trains_with_recomputation() {
     assert!(found == expected, "recomputation changed a delivered adapter");
 
     // Every document alone: those beyond the bound recompute, and only those.
-    let documents = probe.next_documents().unwrap();
+    let input = probe.next_input().unwrap();
+    let documents = &input.documents;
     let mut limits = Limits { budget: 1, whole };
     let mut kept = Vec::new();
     accumulate(
-        &[probe.contribution(&documents)],
+        &[probe.contribution(documents)],
         &mut limits,
         &mut |segments, keep| {
             kept.push((segments[0].documents[0].tokens.len() > whole, keep));
