@@ -3,9 +3,8 @@
 //! A cycle is one optimizer step of every job that is not paused. Between cycles jobs join, leave and hear commands. What
 //! goes wrong in one job ends that job alone; what leaves LibTorch in doubt ends the process.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use tch::Tensor;
@@ -18,32 +17,21 @@ use crate::commands::Message;
 use crate::error::TrainError;
 use crate::job::{Job, StepNumbers};
 use crate::passes::{Limits, PassFailure, accumulate};
-use crate::preparation::{BaseText, Prepared};
+use crate::preparation::{Loading, Preparations};
 use crate::report::{Audience, Reporter};
 
 mod membership;
-
-/// A job whose data is being read.
-#[derive(Debug)]
-struct Loading {
-    number: u64,
-    id: String,
-    resume: Option<PathBuf>,
-    is_paused: bool,
-}
 
 /// All jobs of a process.
 #[derive(Debug)]
 pub struct Gang<'a> {
     base: &'a Base,
-    text: BaseText,
     audience: Audience,
-    sender: Sender<Message>,
+    preparations: Preparations,
     inbox: Receiver<Message>,
     /// In the order in which they joined.
     jobs: Vec<Job>,
     loading: Vec<Loading>,
-    preparations: u64,
     /// Of its passes; tightened when memory runs out.
     limits: Limits,
     /// Whether no job will join any more.
@@ -52,22 +40,21 @@ pub struct Gang<'a> {
 }
 
 impl<'a> Gang<'a> {
-    /// An empty gang on a base model, that hears of `inbox`, whose other end is `sender`.
+    /// An empty gang on a base model, that hears of `inbox`, whose other end `preparations` has.
     #[must_use]
     pub fn new(
         base: &'a Base,
         audience: Audience,
-        (sender, inbox): (Sender<Message>, Receiver<Message>),
+        preparations: Preparations,
+        inbox: Receiver<Message>,
     ) -> Self {
         Self {
             base,
-            text: BaseText::new(base.folder.clone(), base.model.config()),
             audience,
-            sender,
+            preparations,
             inbox,
             jobs: Vec::new(),
             loading: Vec::new(),
-            preparations: 0,
             limits: Limits {
                 budget: base.budget,
                 whole: usize::MAX,

@@ -9,7 +9,7 @@ use tunesmith_trainer::base::Base;
 use tunesmith_trainer::gang::Gang;
 use tunesmith_trainer::job::Job;
 use tunesmith_trainer::passes::{Limits, accumulate};
-use tunesmith_trainer::preparation::{BaseText, Prepared};
+use tunesmith_trainer::preparation::{BaseText, Preparations, Prepared};
 use tunesmith_trainer::report::{Audience, Reporter};
 use tunesmith_types::hyperparameters::HyperparametersRequest;
 use tunesmith_types::trainer::JobSpec;
@@ -37,7 +37,10 @@ fn begin(base: &Base, spec: JobSpec) -> Job {
 
 /// Trains a job as a gang of one; returns its adapter's file.
 fn train(run: &GangRun, base: &Base, id: &str) -> Vec<u8> {
-    let mut gang = Gang::new(base, Audience::Nobody, channel());
+    let (messages, inbox) = channel();
+    let text = BaseText::new(base.folder.clone(), base.model.config());
+    let preparations = Preparations::new(text, messages);
+    let mut gang = Gang::new(base, Audience::Nobody, preparations, inbox);
     gang.join(Assignment::from(job(run, id, 8)));
     gang.close();
     assert_eq!(gang.run().unwrap(), 0);
