@@ -88,7 +88,10 @@ impl<'a> Origin<'a> {
         };
         let digest = Hashing::start(spec.base.clone())?;
         let model = CausalLm::load(&self.weights, device, precision(kind))?;
-        let activations = activations(device);
+        let activations = spec.activation_bytes.map_or_else(
+            || activations(device),
+            |bytes| i64::try_from(bytes.get()).unwrap_or(i64::MAX),
+        );
         let budget = spec.micro_batch_tokens.map_or_else(
             || default_tokens(&model, is_full, activations),
             |tokens| tokens.max(1),

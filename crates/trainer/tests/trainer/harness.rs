@@ -226,6 +226,7 @@ impl GangRun {
             dtype: Default::default(),
             threads: Some(2),
             micro_batch_tokens: Some(400),
+            activation_bytes: None,
             jobs: Vec::new(),
         };
         Self {

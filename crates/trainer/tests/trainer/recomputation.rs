@@ -1,6 +1,7 @@
 //! Documents whose activations do not fit into memory: their passes recompute, and nothing else changes.
 
 use std::fs;
+use std::num::NonZeroU64;
 use std::sync::mpsc::channel;
 
 use tunesmith_model::Keep;
@@ -14,7 +15,7 @@ use tunesmith_trainer::report::{Audience, Reporter};
 use tunesmith_types::hyperparameters::HyperparametersRequest;
 use tunesmith_types::trainer::JobSpec;
 
-use crate::harness::GangRun;
+use crate::harness::{GangRun, Job as CommandLine};
 
 fn job(run: &GangRun, id: &str, rank: u32) -> JobSpec {
     let asked = HyperparametersRequest {
@@ -89,4 +90,43 @@ fn a_job_whose_documents_do_not_fit_trains_with_recomputation() {
     for (is_long, keep) in kept {
         assert_eq!(is_long, keep == Keep::Inputs);
     }
+}
+
+#[test]
+fn the_bound_on_activations_can_be_set() {
+    let mut run = GangRun::new();
+    run.spec.micro_batch_tokens = None;
+    let base = Base::load(&run.spec).unwrap();
+    let per_token = base.model.training_bytes_per_token(256, Keep::All);
+    run.spec.activation_bytes = NonZeroU64::new(200 * per_token as u64);
+    let bounded = Base::load(&run.spec).unwrap();
+    assert_eq!(bounded.activations, 200 * per_token);
+    assert_eq!(bounded.budget, 200);
+    assert!(base.budget > 200);
+    run.spec.activation_bytes = Some(NonZeroU64::MAX);
+    assert_eq!(Base::load(&run.spec).unwrap().activations, i64::MAX);
+}
+
+/// A short training at the command line, with a bound on the activations where there is one.
+fn by_hand(bytes: Option<&str>) -> (String, (Vec<u8>, Vec<u8>)) {
+    let mut job = CommandLine::new();
+    job.set("max-steps", "3")
+        .set("micro-batch-tokens", "150")
+        .set("threads", "1");
+    if let Some(bytes) = bytes {
+        job.set("activation-bytes", bytes);
+    }
+    let output = job.run();
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{words}");
+    (words, job.adapter_bytes())
+}
+
+#[test]
+fn a_bound_at_the_command_line_recomputes_and_changes_no_result() {
+    let (words, roomy) = by_hand(None);
+    assert!(!words.contains("recompute"), "{words}");
+    let (words, scarce) = by_hand(Some("100000"));
+    assert!(words.contains("recompute the rest"), "{words}");
+    assert!(roomy == scarce, "the bound changed a delivered adapter");
 }
