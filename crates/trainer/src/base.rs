@@ -139,13 +139,17 @@ impl Base {
         Origin::frozen(spec).load()
     }
 
-    /// Most tokens of a pass that keeps all its activations, where this adapter is in it.
+    /// Most tokens of a pass that keeps all its activations, where this adapter is in it; without one, where all weights
+    /// are trained.
     #[must_use]
-    pub fn whole_tokens(&self, adapter: &Adapter) -> usize {
-        let per_token = self
-            .model
-            .training_bytes_per_token(adapter.ranks_per_block(), Keep::All);
-        usize::try_from(self.activations / per_token).unwrap_or(0)
+    pub fn whole_tokens(&self, adapter: Option<&Adapter>) -> usize {
+        let per_token = match adapter {
+            Some(adapter) => self
+                .model
+                .training_bytes_per_token(adapter.ranks_per_block(), Keep::All),
+            None => autograd_bytes_per_token(self.model.config()),
+        };
+        usize::try_from(self.activations / per_token.max(1)).unwrap_or(0)
     }
 }
 

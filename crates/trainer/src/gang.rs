@@ -187,7 +187,7 @@ impl<'a> Gang<'a> {
         let limits = self.limits_of(&jobs);
         let mut tightened = limits;
         let losses = accumulate(&contributions, &mut tightened, &mut |segments, keep| match full {
-            Some(full) => full.train_pass(model, segments),
+            Some(full) => full.train_pass(model, segments, keep),
             None => model.train_pass_keeping(segments, keep),
         });
         if tightened != limits {
@@ -201,10 +201,9 @@ impl<'a> Gang<'a> {
         losses
     }
 
-    /// The member whose adapter takes most memory decides how large a pass may be that keeps all its activations.
+    /// The member that takes most memory decides how large a pass may be that keeps all its activations.
     fn limits_of(&self, jobs: &[&Job]) -> Limits {
-        let adapters = jobs.iter().filter_map(|job| job.adapter());
-        let whole = adapters.map(|adapter| self.base.whole_tokens(adapter)).min();
+        let whole = jobs.iter().map(|job| self.base.whole_tokens(job.adapter())).min();
         Limits {
             whole: self.limits.whole.min(whole.unwrap_or(usize::MAX)),
             ..self.limits

@@ -56,9 +56,9 @@ fn a_job_whose_documents_do_not_fit_trains_with_recomputation() {
     let mut base = Base::load(&run.spec).unwrap();
     let mut probe = begin(&base, job(&run, "probe", 8));
     let longest = probe.longest();
-    let roomy = base.whole_tokens(probe.adapter().unwrap());
+    let roomy = base.whole_tokens(probe.adapter());
     let small = begin(&base, job(&run, "small", 2));
-    assert!(base.whole_tokens(small.adapter().unwrap()) > roomy);
+    assert!(base.whole_tokens(small.adapter()) > roomy);
     assert!(longest > 2 && roomy > longest, "{longest} {roomy}");
     let expected = train(&run, &base, "roomy");
 
@@ -66,18 +66,17 @@ fn a_job_whose_documents_do_not_fit_trains_with_recomputation() {
         .model
         .training_bytes_per_token(probe.adapter().unwrap().ranks_per_block(), Keep::All);
     base.activations = per_token * (longest as i64 / 2);
-    let whole = base.whole_tokens(probe.adapter().unwrap());
+    let whole = base.whole_tokens(probe.adapter());
     assert_eq!(whole, longest / 2);
     let found = train(&run, &base, "scarce");
     assert!(found == expected, "recomputation changed a delivered adapter");
 
     // Every document alone: those beyond the bound recompute, and only those.
     let input = probe.next_input().unwrap();
-    let documents = &input.documents;
     let mut limits = Limits { budget: 1, whole };
     let mut kept = Vec::new();
     accumulate(
-        &[probe.contribution(documents)],
+        &[probe.contribution(&input.documents)],
         &mut limits,
         &mut |segments, keep| {
             kept.push((segments[0].documents[0].tokens.len() > whole, keep));
@@ -85,7 +84,7 @@ fn a_job_whose_documents_do_not_fit_trains_with_recomputation() {
         },
     )
     .unwrap();
-    assert_eq!(kept.len(), documents.len());
+    assert_eq!(kept.len(), input.documents.len());
     assert!(kept.iter().any(|(is_long, _)| *is_long), "{kept:?}");
     for (is_long, keep) in kept {
         assert_eq!(is_long, keep == Keep::Inputs);
@@ -107,26 +106,37 @@ fn the_bound_on_activations_can_be_set() {
     assert_eq!(Base::load(&run.spec).unwrap().activations, i64::MAX);
 }
 
-/// A short training at the command line, with a bound on the activations where there is one.
-fn by_hand(bytes: Option<&str>) -> (String, (Vec<u8>, Vec<u8>)) {
+/// A short training at the command line, of an adapter or of all weights, with a bound on the activations where there is
+/// one. Returns what it said, and what it delivered.
+fn by_hand(is_full: bool, bytes: Option<&str>) -> (String, Vec<u8>) {
     let mut job = CommandLine::new();
     job.set("max-steps", "3")
         .set("micro-batch-tokens", "150")
         .set("threads", "1");
+    if is_full {
+        job.flag("full");
+    }
     if let Some(bytes) = bytes {
         job.set("activation-bytes", bytes);
     }
     let output = job.run();
     let words = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{words}");
-    (words, job.adapter_bytes())
+    let name = if is_full {
+        "model.safetensors"
+    } else {
+        "adapter_model.safetensors"
+    };
+    (words, fs::read(job.path("out").join(name)).unwrap())
 }
 
 #[test]
 fn a_bound_at_the_command_line_recomputes_and_changes_no_result() {
-    let (words, roomy) = by_hand(None);
-    assert!(!words.contains("recompute"), "{words}");
-    let (words, scarce) = by_hand(Some("100000"));
-    assert!(words.contains("recompute the rest"), "{words}");
-    assert!(roomy == scarce, "the bound changed a delivered adapter");
+    for is_full in [false, true] {
+        let (words, roomy) = by_hand(is_full, None);
+        assert!(!words.contains("recompute"), "{words}");
+        let (words, scarce) = by_hand(is_full, Some("100000"));
+        assert!(words.contains("recompute the rest"), "{words}");
+        assert!(roomy == scarce, "the bound changed what was delivered");
+    }
 }
