@@ -1,5 +1,5 @@
 //! A tokenized dataset: four bytes per token, the loss mask in the top bit, in a file where they are many
-//! ([`TokenStore`]). In memory are where each sequence ends and, as runs, the weights that are neither 0 nor 1.
+//! (`TokenStore`). In memory are where each sequence ends and, as runs, the weights that are neither 0 nor 1.
 
 use std::borrow::Cow;
 use std::io::{self, BufRead};

@@ -42,7 +42,7 @@ pub struct GangArgs {
     /// Speak JSON lines on stdout, take commands on stdin (more jobs may join), end with stdin
     #[arg(long)]
     pub supervised: bool,
-    /// The bound on activations, where SPEC.json has none.
+    /// The bound on activations; it wins over that in SPEC.json.
     #[command(flatten)]
     pub activations: ActivationBound,
 }

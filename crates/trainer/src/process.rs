@@ -54,7 +54,7 @@ pub fn gang(args: &GangArgs, problem: Option<String>) -> bool {
     };
     let result = read_spec(&args.spec).and_then(|mut spec| {
         let jobs = std::mem::take(&mut spec.jobs);
-        spec.activation_bytes = spec.activation_bytes.or(args.activations.activation_bytes);
+        spec.activation_bytes = args.activations.activation_bytes.or(spec.activation_bytes);
         let process = Process {
             audience,
             is_supervised: args.supervised,

@@ -215,6 +215,8 @@ impl Drop for Supervised {
 pub(crate) struct GangRun {
     pub(crate) folder: TempDir,
     pub(crate) spec: GangSpec,
+    /// Variables of the child, beside those of the test.
+    pub(crate) environment: Vec<(&'static str, &'static str)>,
 }
 
 impl GangRun {
@@ -232,6 +234,7 @@ impl GangRun {
         Self {
             folder: tempfile::tempdir().unwrap(),
             spec,
+            environment: Vec::new(),
         }
     }
 
@@ -259,7 +262,7 @@ impl GangRun {
         let file = self.path("spec.json");
         fs::write(&file, serde_json::to_string(&self.spec).unwrap()).unwrap();
         let mut command = executable();
-        command.arg("gang").arg(file);
+        command.arg("gang").arg(file).envs(self.environment.clone());
         command
     }
 

@@ -140,3 +140,20 @@ fn a_bound_at_the_command_line_recomputes_and_changes_no_result() {
         assert!(roomy == scarce, "the bound changed what was delivered");
     }
 }
+
+#[test]
+fn the_file_of_a_gang_can_set_the_bound_and_the_environment_wins() {
+    let mut run = GangRun::new();
+    run.spec.activation_bytes = NonZeroU64::new(100_000);
+    let words = |run: &GangRun| {
+        let output = run.run();
+        let words = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{words}");
+        words
+    };
+    run.spec.jobs = vec![job(&run, "by-file", 4)];
+    assert!(words(&run).contains("recompute the rest"));
+    run.spec.jobs = vec![job(&run, "by-environment", 4)];
+    run.environment = vec![("TUNESMITH_ACTIVATION_BYTES", "1000000000")];
+    assert!(!words(&run).contains("recompute"));
+}
