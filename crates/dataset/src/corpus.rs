@@ -1,21 +1,25 @@
-//! A tokenized dataset in memory: four bytes per token, the loss mask in the top bit; weights that are neither 0 nor 1
-//! are kept beside, as runs.
+//! A tokenized dataset: four bytes per token, the loss mask in the top bit, in a file where they are many
+//! (`TokenStore`). In memory are where each sequence ends and, as runs, the weights that are neither 0 nor 1.
 
+use std::borrow::Cow;
 use std::io::{self, BufRead};
+use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
 use tunesmith_types::hyperparameters::OverLong;
 
+use self::reading::read_into;
+use self::token_store::TokenStore;
 use crate::encode::{EncodeError, Encoder, Fraction, Sequence, truncate_fractions, weigh};
-use crate::example::Example;
 use crate::fields::Problem;
-use crate::lines::MOST_LINE_BYTES;
 use crate::order::permutation;
 
+mod reading;
+mod token_store;
+
 const SUPERVISED: u32 = 1 << 31;
-/// Lines and bytes that are tokenized at once.
-const CHUNK_LINES: usize = 1024;
-const CHUNK_BYTES: usize = 8 * 1024 * 1024;
+/// Tokens that are hashed at a time.
+const DIGEST_TOKENS: usize = 16 * 1024;
 
 /// Why a file cannot be trained on.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +54,28 @@ pub enum CorpusError {
         /// The limit.
         most: usize,
     },
+    /// The tokens have no room on the disk.
+    #[error(
+        "the tokens of the data, {} bytes each, cannot be kept in {folder}; make room there, or write elsewhere",
+        size_of::<u32>(),
+        folder = folder.display()
+    )]
+    NoRoom {
+        /// The folder of their file.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The tokens cannot be read back.
+    #[error("the tokens of the data cannot be read back from {folder}", folder = folder.display())]
+    Lost {
+        /// The folder of their file.
+        folder: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// What became of a file's lines.
@@ -74,61 +100,77 @@ pub struct LengthLimit {
     pub over_long: OverLong,
 }
 
-/// Token sequences with loss masks.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// Token sequences with loss masks, which do not change once they are there. Memory: [`Self::resident_bytes`].
+#[derive(Debug)]
 pub struct Corpus {
-    marked: Vec<u32>,
+    tokens: TokenStore,
     ends: Vec<usize>,
     /// Places count through all sequences.
     fractions: Vec<Fraction>,
+    greatest: Option<u32>,
+}
+
+/// One sequence of a corpus.
+#[derive(Debug)]
+pub struct StoredSequence<'a> {
+    marked: Cow<'a, [u32]>,
+    /// The place of its first token in the numbering of `fractions`.
+    start: usize,
+    fractions: &'a [Fraction],
+}
+
+impl Default for Corpus {
+    /// [`Self::in_folder`], in the system's folder for temporary files.
+    fn default() -> Self {
+        Self::in_folder(std::env::temp_dir())
+    }
 }
 
 impl Corpus {
-    /// Reads and tokenizes a JSONL file. Memory: the tokens, and a bounded number of lines.
+    /// An empty corpus whose tokens go to a file in `folder` once they are many. The file has no name, so it is gone with
+    /// the corpus, or with the process; the folder is made when it is needed.
+    #[must_use]
+    pub fn in_folder(folder: PathBuf) -> Self {
+        Self {
+            tokens: TokenStore::new(folder),
+            ends: Vec::new(),
+            fractions: Vec::new(),
+            greatest: None,
+        }
+    }
+
+    /// Reads and tokenizes a JSONL file. `folder`: as for [`Self::in_folder`]. Memory: the corpus, and a bounded number of
+    /// lines.
     ///
     /// # Errors
-    /// The reader's error, the first line that breaks the rules, or the first over-long example where that is asked for.
+    /// The reader's error, the first line that breaks the rules, the first over-long example where that is asked for, or
+    /// there is no room in `folder`.
     pub fn read(
-        mut reader: impl BufRead,
+        reader: impl BufRead,
         encoder: &Encoder,
         limit: LengthLimit,
+        folder: PathBuf,
     ) -> Result<(Self, CorpusReport), CorpusError> {
-        let mut builder = Builder {
-            encoder,
-            limit,
-            corpus: Self::default(),
-            report: CorpusReport::default(),
-        };
-        let mut pending: Vec<(u64, Example)> = Vec::new();
-        let (mut bytes, mut number, mut line) = (0, 0, Vec::new());
-        while next_line(&mut reader, &mut line)? {
-            number += 1;
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            bytes += line.len();
-            pending.push((number, parse(number, &line)?));
-            if pending.len() >= CHUNK_LINES || bytes >= CHUNK_BYTES {
-                builder.take(&mut pending)?;
-                bytes = 0;
-            }
-        }
-        builder.take(&mut pending)?;
-        Ok((builder.corpus, builder.report))
+        read_into(Self::in_folder(folder), reader, encoder, limit)
     }
 
     /// Adds a sequence at the end.
-    pub fn push(&mut self, sequence: &Sequence) {
+    ///
+    /// # Errors
+    /// The file for the tokens cannot be written. The corpus is then of no more use.
+    pub fn push(&mut self, sequence: &Sequence) -> Result<(), CorpusError> {
         let pairs = sequence.tokens.iter().zip(&sequence.supervised);
         let marked = pairs.map(|(token, supervised)| if *supervised { token | SUPERVISED } else { *token });
-        let first = self.marked.len();
-        self.marked.extend(marked);
+        let first = self.tokens.len();
+        self.tokens.push(marked)?;
         let moved = |fraction: &Fraction| Fraction {
             places: fraction.places.start + first..fraction.places.end + first,
             weight: fraction.weight,
         };
         self.fractions.extend(sequence.fractions.iter().map(moved));
-        self.ends.push(self.marked.len());
+        self.ends.push(self.tokens.len());
+        self.greatest = self.greatest.max(sequence.tokens.iter().max().copied());
+        Ok(())
     }
 
     /// Number of sequences.
@@ -146,55 +188,55 @@ impl Corpus {
     /// Number of tokens of all sequences.
     #[must_use]
     pub fn token_count(&self) -> usize {
-        self.marked.len()
+        self.tokens.len()
     }
 
     /// Number of tokens of sequence `index`.
     #[must_use]
     pub fn length(&self, index: usize) -> usize {
-        self.marked(index).len()
+        self.ends[index] - self.start(index)
     }
 
-    /// Token ids of sequence `index`.
-    pub fn tokens(&self, index: usize) -> impl ExactSizeIterator<Item = u32> {
-        self.marked(index).iter().map(|marked| marked & !SUPERVISED)
+    /// Sequence `index`.
+    ///
+    /// # Errors
+    /// The file with the tokens cannot be read.
+    pub fn sequence(&self, index: usize) -> Result<StoredSequence<'_>, CorpusError> {
+        let start = self.start(index);
+        Ok(StoredSequence {
+            marked: self.tokens.read(start..self.ends[index])?,
+            start,
+            fractions: &self.fractions,
+        })
     }
 
-    /// For each token of sequence `index`, whether it is supervised.
-    pub fn supervised(&self, index: usize) -> impl ExactSizeIterator<Item = bool> {
-        self.marked(index).iter().map(|marked| marked & SUPERVISED != 0)
-    }
-
-    /// Weight of each token of sequence `index` in the loss: from 0 to 1, 0 exactly where it is not supervised.
-    pub fn weights(&self, index: usize) -> impl ExactSizeIterator<Item = f32> {
-        weigh(self.supervised(index), self.start(index), &self.fractions)
-    }
-
-    /// Tokens of sequence `index` that count in the loss: supervised, and not the first.
-    #[must_use]
-    pub fn targets(&self, index: usize) -> usize {
-        self.supervised(index)
-            .skip(1)
-            .filter(|supervised| *supervised)
-            .count()
-    }
-
-    /// The greatest token id.
+    /// The greatest token id that was ever added.
     #[must_use]
     pub fn greatest_token(&self) -> Option<u32> {
-        self.marked.iter().map(|marked| marked & !SUPERVISED).max()
+        self.greatest
+    }
+
+    /// Bytes of memory: of the newest tokens, at most some MiB; beyond them nothing for a token, eight for a sequence, and
+    /// a little for each run of weights that are neither 0 nor 1.
+    #[must_use]
+    pub fn resident_bytes(&self) -> usize {
+        self.tokens.resident_bytes() + size_of_val(&self.ends[..]) + size_of_val(&self.fractions[..])
     }
 
     /// sha256 over tokens, masks, weights and lengths, in hex: equal exactly for equal training data.
-    #[must_use]
-    pub fn digest(&self) -> String {
+    ///
+    /// # Errors
+    /// The file with the tokens cannot be read.
+    pub fn digest(&self) -> Result<String, CorpusError> {
         let mut hasher = Sha256::new();
         hasher.update((self.ends.len() as u64).to_le_bytes());
         for end in &self.ends {
             hasher.update((*end as u64).to_le_bytes());
         }
-        for chunk in self.marked.chunks(16 * 1024) {
-            let bytes: Vec<u8> = chunk.iter().flat_map(|marked| marked.to_le_bytes()).collect();
+        let count = self.tokens.len();
+        for start in (0..count).step_by(DIGEST_TOKENS) {
+            let piece = self.tokens.read(start..count.min(start + DIGEST_TOKENS))?;
+            let bytes: Vec<u8> = piece.iter().flat_map(|marked| marked.to_le_bytes()).collect();
             hasher.update(bytes);
         }
         for Fraction { places, weight } in &self.fractions {
@@ -202,22 +244,17 @@ impl Corpus {
             hasher.update((places.end as u64).to_le_bytes());
             hasher.update(weight.to_le_bytes());
         }
-        hex::encode(hasher.finalize())
+        Ok(hex::encode(hasher.finalize()))
     }
 
     /// Joins all sequences and cuts them into rows of exactly `row` tokens; the rest at the end is left out.
     #[must_use]
-    pub fn into_rows(self, row: usize) -> Self {
-        let count = self.marked.len() / row.max(1);
-        let mut marked = self.marked;
-        marked.truncate(count * row);
-        let mut fractions = self.fractions;
-        truncate_fractions(&mut fractions, marked.len());
-        Self {
-            marked,
-            fractions,
-            ends: (1..=count).map(|index| index * row).collect(),
-        }
+    pub fn into_rows(mut self, row: usize) -> Self {
+        let count = self.tokens.len() / row.max(1);
+        self.tokens.truncate(count * row);
+        truncate_fractions(&mut self.fractions, count * row);
+        self.ends = (1..=count).map(|index| index * row).collect();
+        self
     }
 
     /// Picks `fraction` of the sequences for evaluation, by `seed`: (training, evaluation), both in file order. A
@@ -237,102 +274,43 @@ impl Corpus {
         (0..count).partition(|index| !is_held_out[*index])
     }
 
-    fn marked(&self, index: usize) -> &[u32] {
-        &self.marked[self.start(index)..self.ends[index]]
-    }
-
     fn start(&self, index: usize) -> usize {
         if index == 0 { 0 } else { self.ends[index - 1] }
     }
 }
 
-/// Reads one line without its break into `line`; false at the end.
-fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> Result<bool, CorpusError> {
-    use io::Read;
-    line.clear();
-    let most = MOST_LINE_BYTES as u64 + 2;
-    let count = reader
-        .take(most)
-        .read_until(b'\n', line)
-        .map_err(CorpusError::Read)?;
-    if line.last() == Some(&b'\n') {
-        line.pop();
-    }
-    Ok(count > 0)
-}
-
-fn parse(number: u64, line: &[u8]) -> Result<Example, CorpusError> {
-    let problem = if line.len() > MOST_LINE_BYTES {
-        Problem::line(
-            "line_too_long",
-            format!("it has more than {MOST_LINE_BYTES} bytes."),
-        )
-    } else {
-        match Example::parse(line) {
-            Ok(example) => return Ok(example),
-            Err(problems) => problems
-                .into_iter()
-                .next()
-                .expect("invariant: a refused line has a problem"),
-        }
-    };
-    Err(CorpusError::Line {
-        line: number,
-        problem,
-    })
-}
-
-struct Builder<'a> {
-    encoder: &'a Encoder,
-    limit: LengthLimit,
-    corpus: Corpus,
-    report: CorpusReport,
-}
-
-impl Builder<'_> {
-    fn take(&mut self, pending: &mut Vec<(u64, Example)>) -> Result<(), CorpusError> {
-        let (numbers, examples): (Vec<u64>, Vec<Example>) = pending.drain(..).unzip();
-        let sequences =
-            self.encoder
-                .encode_batch(&examples)
-                .map_err(|(place, source)| CorpusError::Encode {
-                    line: numbers[place],
-                    source,
-                })?;
-        for (line, sequence) in numbers.into_iter().zip(sequences) {
-            self.keep(line, sequence)?;
-        }
-        Ok(())
+impl StoredSequence<'_> {
+    /// Number of tokens.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.marked.len()
     }
 
-    fn keep(&mut self, line: u64, mut sequence: Sequence) -> Result<(), CorpusError> {
-        self.report.lines += 1;
-        let tokens = sequence.tokens.len();
-        if tokens > self.limit.most {
-            match self.limit.over_long {
-                OverLong::Truncate => {
-                    self.report.truncated += 1;
-                    sequence.truncate(self.limit.most);
-                }
-                OverLong::Drop => {
-                    self.report.dropped += 1;
-                    return Ok(());
-                }
-                OverLong::Fail => {
-                    return Err(CorpusError::OverLong {
-                        line,
-                        tokens,
-                        most: self.limit.most,
-                    });
-                }
-            }
-        }
-        if sequence.targets() == 0 {
-            self.report.unsupervised += 1;
-        } else {
-            self.corpus.push(&sequence);
-        }
-        Ok(())
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.marked.is_empty()
+    }
+
+    /// Token ids.
+    pub fn tokens(&self) -> impl ExactSizeIterator<Item = u32> {
+        self.marked.iter().map(|marked| marked & !SUPERVISED)
+    }
+
+    /// For each token, whether it is supervised.
+    pub fn supervised(&self) -> impl ExactSizeIterator<Item = bool> {
+        self.marked.iter().map(|marked| marked & SUPERVISED != 0)
+    }
+
+    /// Weight of each token in the loss: from 0 to 1, 0 exactly where it is not supervised.
+    pub fn weights(&self) -> impl ExactSizeIterator<Item = f32> {
+        weigh(self.supervised(), self.start, self.fractions)
+    }
+
+    /// Tokens that count in the loss: supervised, and not the first.
+    #[must_use]
+    pub fn targets(&self) -> usize {
+        self.supervised().skip(1).filter(|supervised| *supervised).count()
     }
 }
 

@@ -5,7 +5,7 @@
 //!            └───▶ validate ──▶ ValidationReport
 //! ```
 //!
-//! No tensors and no I/O beyond readers: the API, the worker, the trainer and the engine all use this crate, so a
+//! No tensors, and no I/O beyond readers and the file that a corpus keeps its tokens in: the API, the worker, the trainer and the engine all use this crate, so a
 //! line means the same thing everywhere. Files of users are parsed with typed structs under hard limits, and chat
 //! templates (which come with a base model) run with a fuel limit.
 

@@ -6,14 +6,12 @@ use tch::{Device, Kind, Tensor};
 
 use crate::adapter::Adapter;
 use crate::attention::Attend;
-use crate::batch::PackedBatch;
 use crate::config::ModelConfig;
 use crate::dropout::DropoutKey;
 use crate::error::ModelError;
 use crate::init::FreshWeights;
 use crate::layer::{Block, Pass};
 use crate::lora::LoraPass;
-use crate::modules::Projection;
 use crate::norm::RmsNorm;
 use crate::rotation::{Places, Rope};
 use crate::weights::{EMBEDDING, FINAL_NORM, HEAD, Loader, TensorSource, WeightFiles};
@@ -142,90 +140,6 @@ impl CausalLm {
         self.precision
     }
 
-    /// Every weight by its Hugging Face name, in the order of [`crate::expected_tensors`]. Where a family's files split
-    /// what is one tensor in memory, views of its parts: for reading; [`Self::trainable`] has the tensors themselves.
-    #[must_use]
-    pub fn parameters(&self) -> Vec<(String, Tensor)> {
-        let mut parameters = vec![(EMBEDDING.to_owned(), self.embedding.shallow_clone())];
-        for (number, block) in self.blocks.iter().enumerate() {
-            let prefix = format!("model.layers.{number}");
-            for (name, norm) in block.norms(&self.config) {
-                parameters.push((format!("{prefix}.{name}.weight"), norm.weight.shallow_clone()));
-            }
-            for module in &self.config.modules {
-                let merged = &block.projections[module.projection as usize];
-                let rows = |tensor: &Tensor| tensor.narrow(0, module.rows.start, module.outputs());
-                let path = module.path;
-                parameters.push((format!("{prefix}.{path}.weight"), rows(&merged.weight)));
-                let bias = merged.bias.as_ref().map(rows);
-                parameters.extend(bias.map(|bias| (format!("{prefix}.{path}.bias"), bias)));
-            }
-        }
-        parameters.push((FINAL_NORM.to_owned(), self.final_norm.weight.shallow_clone()));
-        let head = self.head.as_ref().map(Tensor::shallow_clone);
-        parameters.extend(head.map(|head| (HEAD.to_owned(), head)));
-        parameters
-    }
-
-    /// The tensors of full-parameter training, by names of their own, in the order of a forward pass: leaves that
-    /// collect gradients after [`Self::set_trainable`].
-    #[must_use]
-    pub fn trainable(&self) -> Vec<(String, &Tensor)> {
-        let mut parameters = vec![(EMBEDDING.to_owned(), &self.embedding)];
-        for (number, block) in self.blocks.iter().enumerate() {
-            let prefix = format!("model.layers.{number}");
-            for (name, norm) in block.norms(&self.config) {
-                parameters.push((format!("{prefix}.{name}.weight"), &norm.weight));
-            }
-            for (projection, part) in Projection::ALL.into_iter().zip(&block.projections) {
-                let name = format!("{prefix}.{}", projection.as_str());
-                parameters.push((format!("{name}.weight"), &part.weight));
-                parameters.extend(part.bias.as_ref().map(|bias| (format!("{name}.bias"), bias)));
-            }
-        }
-        parameters.push((FINAL_NORM.to_owned(), &self.final_norm.weight));
-        parameters.extend(self.head.as_ref().map(|head| (HEAD.to_owned(), head)));
-        parameters
-    }
-
-    /// Makes every weight a leaf that collects gradients (full-parameter training), or freezes all.
-    ///
-    /// # Errors
-    /// LibTorch refused.
-    pub fn set_trainable(&self, trainable: bool) -> Result<(), ModelError> {
-        for (_, parameter) in self.trainable() {
-            let _ = parameter.f_set_requires_grad(trainable)?;
-        }
-        Ok(())
-    }
-
-    /// The residual stream behind the last norm, `[total, hidden]`, rows in the caller's order. Training's forward pass:
-    /// gradients flow to whatever requires them, so guard evaluation with `tch::no_grad_guard()`.
-    ///
-    /// `dropout` says where in the run this pass is; it acts only where the adapter has a dropout probability.
-    ///
-    /// # Errors
-    /// A token is outside the vocabulary, or LibTorch refused, most often for want of memory.
-    pub fn hidden(
-        &self,
-        batch: &PackedBatch,
-        adapter: Option<&Adapter>,
-        dropout: Option<DropoutKey>,
-    ) -> Result<Tensor, ModelError> {
-        self.check_token(batch.largest_token)?;
-        let mut attention = batch;
-        let lora = LoraPass::uniform(adapter, batch.total(), dropout);
-        let places = Places {
-            positions: &batch.positions,
-            lengths: &batch.lengths,
-        };
-        let hidden = self.run(&batch.tokens, places, &mut attention, lora)?;
-        match &batch.restore {
-            Some(restore) => Ok(hidden.f_index_select(0, restore)?),
-            None => Ok(hidden),
-        }
-    }
-
     /// Scores of the next token, `[rows, vocab]` in the compute format, for rows of [`Self::hidden`]: pass only those
     /// that are needed, since the vocabulary is wide.
     ///
@@ -265,29 +179,32 @@ impl CausalLm {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    pub(crate) fn run<'a>(
+    pub(crate) fn pass<'a>(
         &'a self,
-        tokens: &Tensor,
         places: Places<'_>,
         attention: &'a mut dyn Attend,
         lora: LoraPass<'a>,
-    ) -> Result<Tensor, ModelError> {
+    ) -> Result<Pass<'a>, ModelError> {
         let rotations = self
             .ropes
             .iter()
             .map(|rope| rope.rotation(places, self.precision.compute))
             .collect::<Result<_, _>>()?;
-        let mut x = self.embed(tokens, &lora)?;
-        let mut pass = Pass {
+        Ok(Pass {
             config: &self.config,
             rotations,
             attention,
             lora,
-        };
+        })
+    }
+
+    /// `[tokens, hidden]` behind the last block.
+    pub(crate) fn run_blocks(&self, tokens: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor, ModelError> {
+        let mut x = self.embed(tokens, &pass.lora)?;
         for block in &self.blocks {
-            x = block.forward(&x, &mut pass)?;
+            x = block.forward(&x, pass)?;
         }
-        self.final_norm.forward(&x)
+        Ok(x)
     }
 
     /// `[tokens, hidden]` in the compute format.

@@ -8,7 +8,8 @@
 //! - [`digest`]: what names a base model, a tokenizer and a chat template for good.
 //!
 //! [`CausalLm::train_pass`] computes the gradients of adapters by a backward pass that is written out; whole models are
-//! trained through LibTorch's autograd. Everything that allocates returns a [`ModelError`].
+//! trained through LibTorch's autograd, where memory is short block by block ([`RecomputedPass`]). Everything that
+//! allocates returns a [`ModelError`].
 
 mod adapter;
 mod attention;
@@ -22,6 +23,7 @@ mod dropout;
 mod error;
 mod explicit;
 mod families;
+mod hidden;
 mod init;
 mod layer;
 mod linear;
@@ -30,6 +32,7 @@ mod merge;
 mod merged;
 mod modules;
 mod norm;
+mod parameters;
 mod peft;
 mod random;
 mod rope;
@@ -50,6 +53,7 @@ pub use dropout::DropoutKey;
 pub use error::ModelError;
 pub use explicit::Keep;
 pub use families::Family;
+pub use hidden::RecomputedPass;
 pub use merge::merge_folder;
 pub use merged::MergedWeights;
 pub use modules::{Module, Projection, Site};

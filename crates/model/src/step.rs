@@ -109,7 +109,9 @@ impl CausalLm {
             let x = self.embed(&layout.tokens, &lora)?;
             ServingPass::new(self, places, attention, lora, merged)?.run(x)?
         } else {
-            self.run(&layout.tokens, places, &mut attention, lora)?
+            let mut pass = self.pass(places, &mut attention, lora)?;
+            self.final_norm
+                .forward(&self.run_blocks(&layout.tokens, &mut pass)?)?
         };
         let last = hidden.f_index_select(0, &layout.last_rows)?;
         let head = LoraPass::by_rows(sequences.iter().map(|part| (1, part.adapter)));

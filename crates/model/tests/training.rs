@@ -134,6 +134,51 @@ fn all_weights_can_be_trained() {
     }
 }
 
+/// Gradients of all weights for Σ hidden · pull, through `pass`, which goes back from a gradient of the hidden rows.
+fn gradients_of_all(model: &CausalLm, pass: impl FnOnce(&PackedBatch)) -> Vec<(String, Tensor)> {
+    pass(&PackedBatch::new(&TOKENS, &LENGTHS, Device::Cpu).unwrap());
+    let gradients = model.trainable().into_iter().filter_map(|(name, weight)| {
+        let gradient = weight.grad();
+        let copy = gradient.defined().then(|| (name, gradient.copy()));
+        weight.shallow_clone().zero_grad();
+        copy
+    });
+    gradients.collect()
+}
+
+#[test]
+fn recomputed_blocks_give_the_same_gradients() {
+    for family in support::FAMILIES {
+        for precision in [FLOAT, Precision::master(Kind::BFloat16)] {
+            let model = CausalLm::load(&golden(family), Device::Cpu, precision).unwrap();
+            model.set_trainable(true).unwrap();
+            let width = model.config().hidden_size;
+            let pull = Tensor::arange(TOKENS.len() as i64 * width, (Kind::Float, Device::Cpu))
+                .sin()
+                .reshape([-1, width])
+                .to_kind(precision.compute);
+            let wanted = gradients_of_all(&model, |batch| {
+                let hidden = model.hidden(batch, None, None).unwrap();
+                (hidden * &pull).sum(Kind::Float).backward();
+            });
+            let found = gradients_of_all(&model, |batch| {
+                let pass = model.hidden_recomputed(batch).unwrap();
+                let hidden = model.hidden(batch, None, None).unwrap();
+                assert!(pass.hidden().equal(&hidden), "{family}");
+                pass.backward(&pull).unwrap();
+            });
+            assert!(wanted.len() > 8, "{family}");
+            assert_eq!(wanted.len(), found.len(), "{family}");
+            for ((name, wanted), (_, found)) in wanted.iter().zip(&found) {
+                assert!(
+                    wanted.equal(found) && wanted.abs().max().double_value(&[]) > 0.0,
+                    "{family} {name}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn bfloat16_bases_give_float32_gradients() {
     let model = CausalLm::load(&golden("llama"), Device::Cpu, Precision::uniform(Kind::BFloat16)).unwrap();

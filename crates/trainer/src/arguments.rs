@@ -30,6 +30,7 @@ pub fn specification(args: &TrainArgs) -> Result<(GangSpec, Assignment), TrainEr
         dtype: args.dtype,
         threads: args.threads,
         micro_batch_tokens: args.micro_batch_tokens,
+        activation_bytes: args.activations.activation_bytes,
         jobs: Vec::new(),
     };
     let job = JobSpec {

@@ -1,15 +1,17 @@
 //! The base model that all jobs of a process share.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::thread::{Builder, JoinHandle};
 
 use tch::{Device, Kind};
 use tunesmith_model::digest::base_model_digest;
-use tunesmith_model::{Adapter, CausalLm, Keep, ModelConfig, Precision};
+use tunesmith_model::{Adapter, CausalLm, Keep, ModelConfig, ModelError, Precision};
 use tunesmith_torch_ext::device_memory;
 use tunesmith_types::trainer::GangSpec;
 
 use crate::device::{pick_device, pick_kind};
-use crate::error::TrainError;
+use crate::error::{TrainError, words_of};
+use crate::preparation::BaseText;
 
 /// A loaded base model.
 #[derive(Debug)]
@@ -32,24 +34,51 @@ pub struct Base {
     pub activations: i64,
 }
 
-impl Base {
-    /// Loads the model frozen.
+/// Where a base model comes from.
+#[derive(Debug)]
+pub struct Origin<'a> {
+    spec: &'a GangSpec,
+    weights: PathBuf,
+    is_full: bool,
+}
+
+impl<'a> Origin<'a> {
+    /// Of a model that stays as it is.
+    #[must_use]
+    pub fn frozen(spec: &'a GangSpec) -> Self {
+        Self {
+            spec,
+            weights: spec.base.clone(),
+            is_full: false,
+        }
+    }
+
+    /// Of a model all of whose weights are trained: `checkpoint` where a run is resumed.
+    #[must_use]
+    pub fn trainable(spec: &'a GangSpec, checkpoint: Option<PathBuf>) -> Self {
+        Self {
+            spec,
+            weights: checkpoint.unwrap_or_else(|| spec.base.clone()),
+            is_full: true,
+        }
+    }
+
+    /// What data is prepared with, known before any weight is read.
+    ///
+    /// # Errors
+    /// A device that is not there, or a configuration that is missing or not supported.
+    pub fn text(&self) -> Result<BaseText, TrainError> {
+        pick_device(&self.spec.device)?;
+        let config = ModelConfig::from_folder(&self.weights)?;
+        Ok(BaseText::new(self.spec.base.clone(), &config))
+    }
+
+    /// Loads the model.
     ///
     /// # Errors
     /// Files that are missing or do not fit, or a device that is not there.
-    pub fn load(spec: &GangSpec) -> Result<Self, TrainError> {
-        Self::load_as(spec, &spec.base, false)
-    }
-
-    /// Loads the model for training all its weights, from `checkpoint` where a run is resumed.
-    ///
-    /// # Errors
-    /// As [`Self::load`].
-    pub fn load_trainable(spec: &GangSpec, checkpoint: Option<&Path>) -> Result<Self, TrainError> {
-        Self::load_as(spec, checkpoint.unwrap_or(&spec.base), true)
-    }
-
-    fn load_as(spec: &GangSpec, weights: &Path, is_full: bool) -> Result<Self, TrainError> {
+    pub fn load(&self) -> Result<Base, TrainError> {
+        let (spec, is_full) = (self.spec, self.is_full);
         let device = pick_device(&spec.device)?;
         let kind = pick_kind(spec.dtype, device);
         let precision = if is_full {
@@ -57,34 +86,70 @@ impl Base {
         } else {
             Precision::uniform
         };
-        let model = CausalLm::load(weights, device, precision(kind))?;
-        let activations = activations(device);
+        let digest = Hashing::start(spec.base.clone())?;
+        let model = CausalLm::load(&self.weights, device, precision(kind))?;
+        let activations = spec.activation_bytes.map_or_else(
+            || activations(device),
+            |bytes| i64::try_from(bytes.get()).unwrap_or(i64::MAX),
+        );
         let budget = spec.micro_batch_tokens.map_or_else(
             || default_tokens(&model, is_full, activations),
             |tokens| tokens.max(1),
         );
-        Ok(Self {
+        Ok(Base {
             model,
             folder: spec.base.clone(),
             name: spec
                 .base_name
                 .clone()
                 .unwrap_or_else(|| spec.base.display().to_string()),
-            digest: base_model_digest(&spec.base)?,
+            digest: digest.finish()?,
             device,
             kind,
             budget,
             activations,
         })
     }
+}
 
-    /// Most tokens of a pass that keeps all its activations, where this adapter is in it.
+/// The digest of a base model, made on a thread while the weights are loaded: hashing takes longer than reading.
+struct Hashing(JoinHandle<Result<String, ModelError>>);
+
+impl Hashing {
+    fn start(folder: PathBuf) -> Result<Self, TrainError> {
+        let hash = move || base_model_digest(&folder);
+        let thread = Builder::new().name("digest".to_owned()).spawn(hash);
+        thread
+            .map(Self)
+            .map_err(|error| TrainError::Internal(format!("no thread for the base model's digest: {error}")))
+    }
+
+    fn finish(self) -> Result<String, TrainError> {
+        let result = self.0.join();
+        Ok(result.map_err(|panic| TrainError::Internal(words_of(&*panic)))??)
+    }
+}
+
+impl Base {
+    /// Loads a model that stays as it is.
+    ///
+    /// # Errors
+    /// As [`Origin::load`].
+    pub fn load(spec: &GangSpec) -> Result<Self, TrainError> {
+        Origin::frozen(spec).load()
+    }
+
+    /// Most tokens of a pass that keeps all its activations, where this adapter is in it; without one, where all weights
+    /// are trained.
     #[must_use]
-    pub fn whole_tokens(&self, adapter: &Adapter) -> usize {
-        let per_token = self
-            .model
-            .training_bytes_per_token(adapter.ranks_per_block(), Keep::All);
-        usize::try_from(self.activations / per_token).unwrap_or(0)
+    pub fn whole_tokens(&self, adapter: Option<&Adapter>) -> usize {
+        let per_token = match adapter {
+            Some(adapter) => self
+                .model
+                .training_bytes_per_token(adapter.ranks_per_block(), Keep::All),
+            None => autograd_bytes_per_token(self.model.config()),
+        };
+        usize::try_from(self.activations / per_token.max(1)).unwrap_or(0)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -41,6 +42,18 @@ pub struct GangArgs {
     /// Speak JSON lines on stdout, take commands on stdin (more jobs may join), end with stdin
     #[arg(long)]
     pub supervised: bool,
+    /// The bound on activations; it wins over that in SPEC.json.
+    #[command(flatten)]
+    pub activations: ActivationBound,
+}
+
+/// How much memory the activations of a pass may take.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct ActivationBound {
+    /// Bytes for the activations of a pass; examples that need more are recomputed block by block, which takes a third
+    /// longer and changes no result [default: 768 MiB on a CPU, three quarters of what is free on a GPU]
+    #[arg(long, value_name = "BYTES", env = "TUNESMITH_ACTIVATION_BYTES")]
+    pub activation_bytes: Option<NonZeroU64>,
 }
 
 /// `train`.
@@ -97,6 +110,9 @@ pub struct TrainArgs {
     /// Tokens in memory at once [default: by the model's size]
     #[arg(long, value_name = "TOKENS")]
     pub micro_batch_tokens: Option<usize>,
+    /// The bound on activations.
+    #[command(flatten)]
+    pub activations: ActivationBound,
     /// One JSON line per step is written here
     #[arg(long, value_name = "FILE")]
     pub steps_log: Option<PathBuf>,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::BufReader;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tunesmith_dataset::corpus::LengthLimit;
 use tunesmith_dataset::{Corpus, CorpusReport, Encoder};
@@ -36,7 +36,8 @@ impl Data {
     /// Reads and tokenizes what `assignment` names.
     ///
     /// # Errors
-    /// A file is unreadable or breaks the rules, nothing is supervised, or tokenizer and model do not fit.
+    /// A file is unreadable or breaks the rules, nothing is supervised, tokenizer and model do not fit, or there is no
+    /// room for the tokens.
     pub fn load(
         assignment: &Assignment,
         asked: &Hyperparameters,
@@ -48,6 +49,7 @@ impl Data {
             limit: limit(asked, pack_text),
             max_seq_len: asked.max_seq_len.get() as usize,
             vocabulary: base.vocabulary,
+            folder: spec.out.clone(),
             warnings: Vec::new(),
         };
         let mut corpus = reading.read(&spec.data)?;
@@ -66,8 +68,8 @@ impl Data {
         };
         let (train, held_out) = corpus.split(held_out, u64::from(asked.seed.get()));
         Ok(Self {
-            probe_prompts: ProbePrompts::choose(&corpus, &train, &reading.encoder, base.vocabulary),
-            digest: corpus.digest(),
+            probe_prompts: ProbePrompts::choose(&corpus, &train, &reading.encoder, base.vocabulary)?,
+            digest: corpus.digest()?,
             eval: match &eval_corpus {
                 Some(corpus) => (0..corpus.len()).collect(),
                 None => held_out,
@@ -109,6 +111,8 @@ struct Reading {
     limit: LengthLimit,
     max_seq_len: usize,
     vocabulary: i64,
+    /// Where tokens go that are too many for the memory.
+    folder: PathBuf,
     warnings: Vec<String>,
 }
 
@@ -119,7 +123,7 @@ impl Reading {
             source,
         })?;
         let reader = BufReader::with_capacity(1 << 20, file);
-        let read = Corpus::read(reader, &self.encoder, self.limit);
+        let read = Corpus::read(reader, &self.encoder, self.limit, self.folder.clone());
         let (corpus, report) = read.map_err(|source| TrainError::Data {
             path: path.to_path_buf(),
             source,

@@ -1,6 +1,7 @@
 //! The documents of one optimizer step of one job.
 
 use tunesmith_dataset::Corpus;
+use tunesmith_dataset::corpus::CorpusError;
 use tunesmith_model::Document;
 
 /// Token ids and loss weights of some examples, end to end.
@@ -17,13 +18,16 @@ pub struct Documents {
 
 impl Documents {
     /// The examples `members` of `corpus`.
-    #[must_use]
-    pub fn gather(corpus: &Corpus, members: impl Iterator<Item = usize>) -> Self {
+    ///
+    /// # Errors
+    /// The corpus has lost its tokens.
+    pub fn gather(corpus: &Corpus, members: impl Iterator<Item = usize>) -> Result<Self, CorpusError> {
         let mut documents = Self::default();
         for member in members {
             let start = documents.tokens.len();
-            documents.tokens.extend(corpus.tokens(member));
-            documents.weights.extend(corpus.weights(member));
+            let sequence = corpus.sequence(member)?;
+            documents.tokens.extend(sequence.tokens());
+            documents.weights.extend(sequence.weights());
             // Nothing predicts the first token.
             for weight in documents.weights.iter().skip(start + 1) {
                 documents.weight_sum += f64::from(*weight);
@@ -31,7 +35,7 @@ impl Documents {
             }
             documents.ends.push(documents.tokens.len());
         }
-        documents
+        Ok(documents)
     }
 
     /// How many documents.

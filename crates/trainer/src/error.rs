@@ -41,6 +41,9 @@ pub enum TrainError {
         #[source]
         source: CorpusError,
     },
+    /// The tokens of the data were lost after they were made.
+    #[error("{}", explain(.0))]
+    Tokens(#[from] CorpusError),
     /// The data has no line with an example.
     #[error("{path} has no examples", path = path.display())]
     NoExamples {
@@ -184,12 +187,7 @@ impl TrainError {
             Self::Model(error) => error.code(),
             Self::Text(error) => text_code(error),
             Self::DataUnreadable { .. } => "data_unreadable",
-            Self::Data { source, .. } => match source {
-                CorpusError::Read(_) => "data_unreadable",
-                CorpusError::Line { .. } => "invalid_dataset",
-                CorpusError::Encode { source, .. } => text_code(source),
-                CorpusError::OverLong { .. } => "example_too_long",
-            },
+            Self::Data { source, .. } | Self::Tokens(source) => data_code(source),
             Self::NoExamples { .. } => "invalid_dataset",
             Self::NothingSupervised { .. } => "nothing_supervised",
             Self::TokenizerMismatch { .. } => "tokenizer_mismatch",
@@ -270,6 +268,16 @@ fn kept_words(kept: Option<&Path>) -> String {
         || "It was the first step, so nothing is kept.".to_owned(),
         |path| format!("The state before that step is kept in {}.", path.display()),
     )
+}
+
+fn data_code(error: &CorpusError) -> &'static str {
+    match error {
+        CorpusError::Read(_) | CorpusError::Lost { .. } => "data_unreadable",
+        CorpusError::Line { .. } => "invalid_dataset",
+        CorpusError::Encode { source, .. } => text_code(source),
+        CorpusError::OverLong { .. } => "example_too_long",
+        CorpusError::NoRoom { .. } => "output_unwritable",
+    }
 }
 
 fn text_code(error: &EncodeError) -> &'static str {

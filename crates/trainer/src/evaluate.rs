@@ -24,7 +24,7 @@ pub struct Evaluation {
 /// Scores the examples `members` of `corpus`, in passes of at most `budget` tokens.
 ///
 /// # Errors
-/// LibTorch refused, most often for want of memory.
+/// LibTorch refused, most often for want of memory, or the corpus has lost its tokens.
 pub fn evaluate(
     model: &CausalLm,
     adapter: Option<&Adapter>,
@@ -36,7 +36,7 @@ pub fn evaluate(
     let (mut weight_sum, mut tokens) = (0.0, 0);
     // Groups of this many examples are packed at a time.
     for window in members.chunks(WINDOW) {
-        let documents = Documents::gather(corpus, window.iter().copied());
+        let documents = Documents::gather(corpus, window.iter().copied())?;
         weight_sum += documents.weight_sum;
         tokens += documents.supervised;
         for group in pack(&documents.lengths(), budget) {

@@ -1,7 +1,7 @@
 //! Training all weights (`--full`): LibTorch's autograd, one job alone with the base model.
 
 use tch::{Kind, Reduction, Tensor, no_grad_guard};
-use tunesmith_model::{CausalLm, ModelError, PackedBatch, Scores, Segment};
+use tunesmith_model::{CausalLm, Keep, ModelError, PackedBatch, Scores, Segment};
 
 use crate::error::TrainError;
 use crate::optimizer::Range;
@@ -84,16 +84,21 @@ impl FullModel {
         ]
     }
 
-    /// Forward and backward pass; what [`CausalLm::train_pass`] is for adapters. The gradient is added to the segments'
-    /// buffers.
+    /// Forward and backward pass; what [`CausalLm::train_pass_keeping`] is for adapters. The gradient is added to the
+    /// segments' buffers.
     ///
     /// # Errors
     /// LibTorch refused, most often for want of memory.
-    pub fn train_pass(&self, model: &CausalLm, segments: &[Segment<'_>]) -> Result<Vec<Scores>, ModelError> {
+    pub fn train_pass(
+        &self,
+        model: &CausalLm,
+        segments: &[Segment<'_>],
+        keep: Keep,
+    ) -> Result<Vec<Scores>, ModelError> {
         segments
             .iter()
             .map(|segment| {
-                let scores = backward(model, segment)?;
+                let scores = backward(model, segment, keep)?;
                 if let Some(gradient) = segment.gradient {
                     self.take_gradients(gradient)?;
                 }
@@ -121,22 +126,47 @@ impl FullModel {
     }
 }
 
-/// Gradients of `scale · Σ weight · cross-entropy`. The scores of the vocabulary are made in chunks: nothing as large as
-/// rows × vocabulary outlives a chunk.
-fn backward(model: &CausalLm, segment: &Segment<'_>) -> Result<Scores, ModelError> {
+/// Gradients of `scale · Σ weight · cross-entropy`.
+fn backward(model: &CausalLm, segment: &Segment<'_>, keep: Keep) -> Result<Scores, ModelError> {
     let learnt = Learnt::of(segment);
-    let device = model.device();
     let lengths: Vec<usize> = segment
         .documents
         .iter()
         .map(|document| document.tokens.len())
         .collect();
-    let hidden = model.hidden(&PackedBatch::new(&learnt.tokens, &lengths, device)?, None, None)?;
-    let rows = Tensor::f_from_slice(&learnt.rows)?.f_to_device(device)?;
+    let batch = PackedBatch::new(&learnt.tokens, &lengths, model.device())?;
+    let rows = Tensor::f_from_slice(&learnt.rows)?.f_to_device(model.device())?;
+    match keep {
+        Keep::All => {
+            let picked = model.hidden(&batch, None, None)?.f_index_select(0, &rows)?;
+            let (scores, gradient) = score(model, &picked, &learnt, segment.scale)?;
+            // The gradient of Σ picked · gradient with respect to `picked` is exactly `gradient`.
+            picked.f_mul(&gradient)?.f_sum(Kind::Float)?.f_backward()?;
+            Ok(scores)
+        }
+        Keep::Inputs => {
+            let pass = model.hidden_recomputed(&batch)?;
+            let picked = pass.hidden().f_index_select(0, &rows)?;
+            let (scores, gradient) = score(model, &picked, &learnt, segment.scale)?;
+            let mut whole = pass.hidden().f_zeros_like()?;
+            let _ = whole.f_index_copy_(0, &rows, &gradient)?;
+            pass.backward(&whole)?;
+            Ok(scores)
+        }
+    }
+}
+
+/// Scores of the rows `picked`, and the gradient with respect to them; the head collects its own. The scores of the
+/// vocabulary are made in chunks: nothing as large as rows × vocabulary outlives a chunk.
+fn score(
+    model: &CausalLm,
+    picked: &Tensor,
+    learnt: &Learnt,
+    scale: f64,
+) -> Result<(Scores, Tensor), ModelError> {
+    let device = model.device();
     let targets = Tensor::f_from_slice(&learnt.targets)?.f_to_device(device)?;
     let weights = Tensor::f_from_slice(&learnt.weights)?.f_to_device(device)?;
-    let picked = hidden.f_index_select(0, &rows)?;
-    drop(hidden);
     let mut scores = Scores {
         loss_sum: Tensor::f_zeros([] as [i64; 0], (Kind::Double, device))?,
         correct: Tensor::f_zeros([] as [i64; 0], (Kind::Int64, device))?,
@@ -153,7 +183,7 @@ fn backward(model: &CausalLm, segment: &Segment<'_>) -> Result<Scores, ModelErro
         let logits = model.logits(&rows)?.f_to_kind(Kind::Float)?;
         let losses = logits.f_cross_entropy_loss(&targets, None::<&Tensor>, Reduction::None, -100, 0.0)?;
         let loss = losses.f_mul(&weights)?.f_sum(Kind::Float)?;
-        loss.f_mul_scalar(segment.scale)?.f_backward()?;
+        loss.f_mul_scalar(scale)?.f_backward()?;
         let hits = logits
             .f_argmax(-1, false)?
             .f_eq_tensor(&targets)?
@@ -164,10 +194,7 @@ fn backward(model: &CausalLm, segment: &Segment<'_>) -> Result<Scores, ModelErro
         let _ = scores.correct.f_add_(&hits)?;
         gradients.push(rows.f_grad()?);
     }
-    // The gradient of Σ picked · gradient with respect to `picked` is exactly `gradient`.
-    let gradient = Tensor::f_cat(&gradients, 0)?;
-    picked.f_mul(&gradient)?.f_sum(Kind::Float)?.f_backward()?;
-    Ok(scores)
+    Ok((scores, Tensor::f_cat(&gradients, 0)?))
 }
 
 fn chunk_rows(model: &CausalLm) -> i64 {

@@ -3,46 +3,35 @@
 //! A cycle is one optimizer step of every job that is not paused. Between cycles jobs join, leave and hear commands. What
 //! goes wrong in one job ends that job alone; what leaves LibTorch in doubt ends the process.
 
-use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
 use tch::Tensor;
 use tunesmith_types::trainer::{StopReason, TrainerCommand};
 
+use crate::ahead::StepInput;
 use crate::assignment::Assignment;
 use crate::base::Base;
 use crate::commands::Message;
-use crate::documents::Documents;
 use crate::error::TrainError;
 use crate::job::{Job, StepNumbers};
 use crate::passes::{Limits, PassFailure, accumulate};
-use crate::preparation::{BaseText, Prepared};
+use crate::preparation::{Loading, Preparations};
 use crate::report::{Audience, Reporter};
 
 mod membership;
-
-/// A job whose data is being read.
-#[derive(Debug)]
-struct Loading {
-    number: u64,
-    id: String,
-    resume: Option<PathBuf>,
-    is_paused: bool,
-}
 
 /// All jobs of a process.
 #[derive(Debug)]
 pub struct Gang<'a> {
     base: &'a Base,
-    text: BaseText,
     audience: Audience,
-    sender: Sender<Message>,
+    preparations: Preparations,
     inbox: Receiver<Message>,
     /// In the order in which they joined.
     jobs: Vec<Job>,
     loading: Vec<Loading>,
-    preparations: u64,
     /// Of its passes; tightened when memory runs out.
     limits: Limits,
     /// Whether no job will join any more.
@@ -51,22 +40,21 @@ pub struct Gang<'a> {
 }
 
 impl<'a> Gang<'a> {
-    /// An empty gang on a base model, that hears of `inbox`, whose other end is `sender`.
+    /// An empty gang on a base model, that hears of `inbox`, whose other end `preparations` has.
     #[must_use]
     pub fn new(
         base: &'a Base,
         audience: Audience,
-        (sender, inbox): (Sender<Message>, Receiver<Message>),
+        preparations: Preparations,
+        inbox: Receiver<Message>,
     ) -> Self {
         Self {
             base,
-            text: BaseText::new(base.folder.clone(), base.model.config()),
             audience,
-            sender,
+            preparations,
             inbox,
             jobs: Vec::new(),
             loading: Vec::new(),
-            preparations: 0,
             limits: Limits {
                 budget: base.budget,
                 whole: usize::MAX,
@@ -153,24 +141,28 @@ impl<'a> Gang<'a> {
         let active: Vec<usize> = (0..self.jobs.len())
             .filter(|index| !self.jobs[*index].is_paused)
             .collect();
-        let documents: Vec<Documents> = active
-            .iter()
-            .map(|index| self.jobs[*index].next_documents())
-            .collect();
-        let losses = match self.gradients(&active, &documents) {
+        let mut inputs = Vec::with_capacity(active.len());
+        for index in &active {
+            match self.jobs[*index].next_input() {
+                Ok(input) => inputs.push(input),
+                // The others take their step in the next cycle.
+                Err(error) => return self.lose(*index, error),
+            }
+        }
+        let losses = match self.gradients(&active, &inputs) {
             Ok(losses) => losses,
             Err(failure) => return self.drop_members(&active, failure),
         };
         let numbers = self.read(&active, &losses)?;
         let mut results = Vec::with_capacity(active.len());
-        for ((index, documents), (loss_sum, grad_norm)) in active.iter().zip(&documents).zip(numbers) {
+        for ((index, input), (loss_sum, grad_norm)) in active.iter().zip(&inputs).zip(numbers) {
             let numbers = StepNumbers {
                 loss_sum,
                 grad_norm,
                 seconds: begun.elapsed().as_secs_f64(),
             };
             let (base, budget) = (self.base, self.limits.budget);
-            results.push(self.jobs[*index].step(base, budget, documents, numbers));
+            results.push(self.jobs[*index].step(base, budget, input, numbers));
         }
         // From the back, so that places stay right.
         for (index, result) in active.iter().zip(results).rev() {
@@ -183,19 +175,19 @@ impl<'a> Gang<'a> {
     }
 
     /// Sums the gradients of a cycle into the jobs' buffers.
-    fn gradients(&mut self, active: &[usize], documents: &[Documents]) -> Result<Vec<Tensor>, PassFailure> {
+    fn gradients(&mut self, active: &[usize], inputs: &[Arc<StepInput>]) -> Result<Vec<Tensor>, PassFailure> {
         let jobs: Vec<&Job> = active.iter().map(|index| &self.jobs[*index]).collect();
         let contributions: Vec<_> = jobs
             .iter()
-            .zip(documents)
-            .map(|(job, documents)| job.contribution(documents))
+            .zip(inputs)
+            .map(|(job, input)| job.contribution(&input.documents))
             .collect();
         let model = &self.base.model;
         let full = jobs.first().and_then(|job| job.full());
         let limits = self.limits_of(&jobs);
         let mut tightened = limits;
         let losses = accumulate(&contributions, &mut tightened, &mut |segments, keep| match full {
-            Some(full) => full.train_pass(model, segments),
+            Some(full) => full.train_pass(model, segments, keep),
             None => model.train_pass_keeping(segments, keep),
         });
         if tightened != limits {
@@ -209,10 +201,9 @@ impl<'a> Gang<'a> {
         losses
     }
 
-    /// The member whose adapter takes most memory decides how large a pass may be that keeps all its activations.
+    /// The member that takes most memory decides how large a pass may be that keeps all its activations.
     fn limits_of(&self, jobs: &[&Job]) -> Limits {
-        let adapters = jobs.iter().filter_map(|job| job.adapter());
-        let whole = adapters.map(|adapter| self.base.whole_tokens(adapter)).min();
+        let whole = jobs.iter().map(|job| self.base.whole_tokens(job.adapter())).min();
         Limits {
             whole: self.limits.whole.min(whole.unwrap_or(usize::MAX)),
             ..self.limits

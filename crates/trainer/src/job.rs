@@ -1,6 +1,7 @@
 //! One job of a gang: its data, adapter, optimizer and state, and how it begins, goes on and ends.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tch::{Tensor, no_grad_guard};
 use tunesmith_model::Adapter;
@@ -8,6 +9,7 @@ use tunesmith_types::hyperparameters::Hyperparameters;
 use tunesmith_types::probe::Probe;
 use tunesmith_types::trainer::{StopReason, TrainerEvent};
 
+use crate::ahead::{Ahead, StepInput};
 use crate::assignment::Assignment;
 use crate::base::Base;
 use crate::checkpoint::{self, Snapshot, State};
@@ -20,7 +22,6 @@ use crate::files::write_into;
 use crate::full::FullModel;
 use crate::optimizer::AdamW;
 use crate::passes::Contribution;
-use crate::plan::Plan;
 use crate::preparation::Prepared;
 use crate::probes::write_probes;
 use crate::recipe::Recipe;
@@ -39,8 +40,10 @@ pub struct Job {
     assignment: Assignment,
     asked: Hyperparameters,
     reporter: Reporter,
-    data: Data,
-    plan: Plan,
+    data: Arc<Data>,
+    ahead: Ahead,
+    /// Tokens of the longest training example.
+    longest: usize,
     schedule: LearningRateSchedule,
     subject: Subject,
     /// Float32, like the subject's flat buffer.
@@ -72,14 +75,18 @@ impl Job {
         if let Some(path) = &prepared.resumed {
             (state, best) = resume(path, state.recipe, &mut optimizer, base)?;
         }
+        let (data, mut plan) = (Arc::new(prepared.data), prepared.plan);
+        let (shared, longest) = (Arc::clone(&data), plan.longest());
+        let steps = state.step..state.recipe.total_steps;
         let job = Self {
+            ahead: Ahead::start(steps, move |step| StepInput::gather(&shared, &mut plan, step))?,
+            longest,
             gradient: subject.flat().f_detach()?.f_zeros_like()?,
             schedule: LearningRateSchedule::new(&prepared.asked, prepared.total_steps),
             saved: prepared.resumed.map(|path| (state.step, path)),
             assignment: prepared.assignment,
             asked: prepared.asked,
-            data: prepared.data,
-            plan: prepared.plan,
+            data,
             reporter,
             subject,
             optimizer,
@@ -121,13 +128,15 @@ impl Job {
     /// Tokens of the longest training example.
     #[must_use]
     pub fn longest(&self) -> usize {
-        self.plan.longest()
+        self.longest
     }
 
-    /// The documents of the next step.
-    pub fn next_documents(&mut self) -> Documents {
-        let members = self.plan.step(self.state.step).iter();
-        Documents::gather(&self.data.corpus, members.map(|place| self.data.train[*place]))
+    /// What the next step takes; the same as often as it is asked for before that step.
+    ///
+    /// # Errors
+    /// The job's tokens are lost.
+    pub fn next_input(&mut self) -> Result<Arc<StepInput>, TrainError> {
+        self.ahead.input(self.state.step)
     }
 
     /// What the job brings to a cycle.

@@ -5,7 +5,7 @@
 //! command line ─┐                                     ┌ per job ────────────────────────────┐
 //! SPEC.json ────┼▶ assignment ─▶ preparation ─▶ job   │ plan: the documents of the next step │
 //! join ─────────┘   (thread: data, plan)         │    └──────────────────┬───────────────────┘
-//!                                                ▼                       ▼
+//!                                                ▼                       ▼ (thread: one step ahead)
 //!                                  gang: one cycle = passes over the documents of all jobs (shared base model)
 //!                                                                        ▼
 //!                  ┌ per job ─────────────────────────────────────────────────────────────────────────┐
@@ -17,6 +17,7 @@
 //! are pure functions of seed and step, and checkpoints fall on optimizer steps. A job in a gang gives what it gives alone
 //! but for the order in which floats are summed ([`passes`]).
 
+pub mod ahead;
 pub mod arguments;
 pub mod assignment;
 pub mod base;

@@ -1,7 +1,9 @@
 //! What can be done for a job without tensors: hyperparameters, data, plan. It happens on a thread of its own, so that
 //! the jobs that are being trained do not wait for it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::mpsc::Sender;
 
 use tunesmith_model::ModelConfig;
 use tunesmith_types::error::ParameterError;
@@ -9,8 +11,9 @@ use tunesmith_types::hyperparameters::{Duration, Hyperparameters};
 
 use crate::assignment::Assignment;
 use crate::checkpoint;
+use crate::commands::Message;
 use crate::data::Data;
-use crate::error::TrainError;
+use crate::error::{TrainError, words_of};
 use crate::plan::Plan;
 
 /// What a preparation must know of the base model.
@@ -94,6 +97,67 @@ impl Prepared {
             total_steps,
             resumed,
         })
+    }
+}
+
+/// A job whose data is being read.
+#[derive(Debug)]
+pub struct Loading {
+    /// Of its preparation.
+    pub number: u64,
+    /// The job's name.
+    pub id: String,
+    /// The checkpoint that it is to go on from.
+    pub resume: Option<PathBuf>,
+    /// Whether it is to take no steps once it is ready.
+    pub is_paused: bool,
+}
+
+/// The preparations of a process, each on a thread of its own. What comes out arrives as [`Message::Prepared`].
+#[derive(Debug)]
+pub struct Preparations {
+    text: BaseText,
+    messages: Sender<Message>,
+    count: u64,
+}
+
+impl Preparations {
+    /// None yet.
+    #[must_use]
+    pub fn new(text: BaseText, messages: Sender<Message>) -> Self {
+        Self {
+            text,
+            messages,
+            count: 0,
+        }
+    }
+
+    /// Begins to prepare a job.
+    pub fn start(&mut self, assignment: Assignment) -> Loading {
+        self.count += 1;
+        let loading = Loading {
+            number: self.count,
+            id: assignment.spec.id.clone(),
+            resume: assignment.spec.resume.clone(),
+            is_paused: false,
+        };
+        let (number, text, messages) = (loading.number, self.text.clone(), self.messages.clone());
+        let tell = move |messages: &Sender<Message>, result| {
+            let result = Box::new(result);
+            // Nobody listens any more once the loop has ended.
+            let _ = messages.send(Message::Prepared { number, result });
+        };
+        let prepare = move || {
+            let guarded = AssertUnwindSafe(|| Prepared::new(assignment, &text));
+            let result = catch_unwind(guarded);
+            let result = result.unwrap_or_else(|panic| Err(TrainError::Internal(words_of(&*panic))));
+            tell(&messages, result);
+        };
+        if let Err(error) = std::thread::Builder::new().name("data".to_owned()).spawn(prepare) {
+            let error = TrainError::Internal(format!("there is no thread to read its data: {error}"));
+            tell(&self.messages, Err(error));
+        }
+        loading
     }
 }
 

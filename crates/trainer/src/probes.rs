@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use tch::{Kind, Tensor, no_grad_guard};
+use tunesmith_dataset::corpus::{CorpusError, StoredSequence};
 use tunesmith_dataset::{Corpus, Encoder};
 use tunesmith_model::{Adapter, CausalLm, SequenceStep};
 use tunesmith_types::probe::Probe;
@@ -33,8 +34,15 @@ pub struct ProbePrompts {
 
 impl ProbePrompts {
     /// The prompts of the first of the training examples `train`, and a general one.
-    #[must_use]
-    pub fn choose(corpus: &Corpus, train: &[usize], encoder: &Encoder, vocabulary: i64) -> Self {
+    ///
+    /// # Errors
+    /// The corpus has lost its tokens.
+    pub fn choose(
+        corpus: &Corpus,
+        train: &[usize],
+        encoder: &Encoder,
+        vocabulary: i64,
+    ) -> Result<Self, CorpusError> {
         let mut chosen = Self {
             prompts: Vec::new(),
             ends: encoder.tokenizer().special().eos_ids.clone(),
@@ -45,7 +53,7 @@ impl ProbePrompts {
             if chosen.prompts.len() == OWN_PROMPTS {
                 break;
             }
-            chosen.add(prompt_of(corpus, place));
+            chosen.add(prompt_of(&corpus.sequence(place)?));
         }
         // A tokenizer that cannot encode it has no general prompt.
         let generic = encoder.tokenizer().encode(GENERIC, true);
@@ -53,7 +61,7 @@ impl ProbePrompts {
         if generic.iter().all(|token| i64::from(*token) < vocabulary) {
             chosen.add(generic);
         }
-        chosen
+        Ok(chosen)
     }
 
     fn add(&mut self, mut prompt: Vec<u32>) {
@@ -109,17 +117,10 @@ pub fn write_probes(folder: &Path, probes: &[Probe]) -> Result<(), TrainError> {
 }
 
 /// What is not learnt of an example; of one that is learnt as a whole, such as text, its first half.
-fn prompt_of(corpus: &Corpus, place: usize) -> Vec<u32> {
-    let leading = corpus
-        .supervised(place)
-        .take_while(|is_learnt| !is_learnt)
-        .count();
-    let length = if leading < 2 {
-        corpus.length(place) / 2
-    } else {
-        leading
-    };
-    corpus.tokens(place).take(length).collect()
+fn prompt_of(example: &StoredSequence<'_>) -> Vec<u32> {
+    let leading = example.supervised().take_while(|is_learnt| !is_learnt).count();
+    let length = if leading < 2 { example.len() / 2 } else { leading };
+    example.tokens().take(length).collect()
 }
 
 /// Which tokens follow a prompt.

@@ -11,13 +11,14 @@ use tunesmith_types::trainer::{GangSpec, TrainerEvent};
 
 use crate::arguments::{TRAIN, specification};
 use crate::assignment::Assignment;
-use crate::base::Base;
+use crate::base::Origin;
 use crate::checkpoint;
 use crate::cli::{GangArgs, TrainArgs};
 use crate::commands::listen;
 use crate::device::{device_name, kind_name, set_threads};
 use crate::error::{TrainError, words_of};
 use crate::gang::Gang;
+use crate::preparation::{Loading, Preparations};
 use crate::report::{Audience, Reporter};
 
 /// `train`: a gang of one. `problem`: what is wrong with this machine's GPU, if so. Returns whether it succeeded.
@@ -53,6 +54,7 @@ pub fn gang(args: &GangArgs, problem: Option<String>) -> bool {
     };
     let result = read_spec(&args.spec).and_then(|mut spec| {
         let jobs = std::mem::take(&mut spec.jobs);
+        spec.activation_bytes = args.activations.activation_bytes.or(spec.activation_bytes);
         let process = Process {
             audience,
             is_supervised: args.supervised,
@@ -114,7 +116,11 @@ impl Process {
         if let Some(problem) = problem {
             reporter.warning(problem);
         }
-        let base = load(spec, &jobs)?;
+        let origin = origin(spec, &jobs)?;
+        let mut preparations = Preparations::new(origin.text()?, sender);
+        // Data is read beside the weights.
+        let loading: Vec<Loading> = jobs.into_iter().map(|job| preparations.start(job)).collect();
+        let base = origin.load()?;
         if base.device.is_cuda()
             && let Err(error) = prepare_kernels(base.device)
         {
@@ -125,9 +131,9 @@ impl Process {
             dtype: kind_name(base.kind).to_owned(),
             seconds: begun.elapsed().as_secs_f64(),
         });
-        let mut gang = Gang::new(&base, self.audience, (sender, inbox));
-        for job in jobs {
-            gang.join(job);
+        let mut gang = Gang::new(&base, self.audience, preparations, inbox);
+        for job in loading {
+            gang.expect(job);
         }
         if !self.stays_open {
             gang.close();
@@ -137,10 +143,10 @@ impl Process {
 }
 
 /// Frozen, or, for the one job that trains all weights, trainable.
-fn load(spec: &GangSpec, jobs: &[Assignment]) -> Result<Base, TrainError> {
+fn origin<'a>(spec: &'a GangSpec, jobs: &[Assignment]) -> Result<Origin<'a>, TrainError> {
     let Some(job) = jobs.iter().find(|job| job.extras.full.is_some()) else {
-        return Base::load(spec);
+        return Ok(Origin::frozen(spec));
     };
     let checkpoint = job.spec.resume.as_deref().map(checkpoint::find).transpose()?;
-    Base::load_trainable(spec, checkpoint.as_deref())
+    Ok(Origin::trainable(spec, checkpoint))
 }

@@ -4,6 +4,7 @@
 //! trains the jobs of the spec and those that [`TrainerCommand::Join`] brings, together, until
 //! [`TrainerCommand::Finish`] has come and the last job has ended.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,11 @@ pub struct GangSpec {
     /// Tokens in memory at once, of all jobs; absent is by the memory of the device.
     #[serde(default)]
     pub micro_batch_tokens: Option<usize>,
+    /// Bytes for the activations of a pass: they bound the tokens of a pass where `micro_batch_tokens` does not, and a
+    /// document whose activations take more keeps each block's input alone and recomputes the rest. Absent is by the
+    /// memory of the device.
+    #[serde(default)]
+    pub activation_bytes: Option<NonZeroU64>,
     /// The jobs to begin with.
     #[serde(default)]
     pub jobs: Vec<JobSpec>,

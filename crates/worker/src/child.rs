@@ -26,7 +26,7 @@ const MOST_LOG_BYTES: usize = 4 * 1024;
 const MOST_STRANGE_LINES: u32 = 1000;
 
 /// What the child inherits: nothing that could hold a secret.
-const ENVIRONMENT: [&str; 12] = [
+const ENVIRONMENT: [&str; 13] = [
     "PATH",
     "HOME",
     "LANG",
@@ -36,6 +36,7 @@ const ENVIRONMENT: [&str; 12] = [
     "DYLD_LIBRARY_PATH",
     "XDG_CACHE_HOME",
     "TUNESMITH_LOG",
+    "TUNESMITH_ACTIVATION_BYTES",
     "RUST_BACKTRACE",
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",

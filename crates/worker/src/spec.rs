@@ -31,6 +31,7 @@ pub(crate) fn gang_spec(
         dtype,
         threads,
         micro_batch_tokens: None,
+        activation_bytes: None,
         jobs: Vec::new(),
     }
 }

@@ -1,58 +1,45 @@
 //! How jobs join a gang and leave it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use tunesmith_types::trainer::StopReason;
 
-use super::{Gang, Loading, Prepared};
+use super::Gang;
 use crate::assignment::Assignment;
-use crate::commands::Message;
-use crate::error::{TrainError, words_of};
+use crate::error::TrainError;
 use crate::job::Job;
+use crate::preparation::{Loading, Prepared};
 use crate::report::Reporter;
 
 impl Gang<'_> {
     /// Begins to read a job's data, on a thread of its own.
     pub fn join(&mut self, assignment: Assignment) {
-        let (id, resume) = (assignment.spec.id.clone(), assignment.spec.resume.clone());
-        if self.is_closed {
-            return self.refuse(Some(&id), "it came after `finish`, so it cannot join");
+        if self.may_join(&assignment.spec.id) {
+            let loading = self.preparations.start(assignment);
+            self.loading.push(loading);
         }
-        if self.has(&id) {
-            return self.refuse(
-                None,
-                &format!("a job `{id}` is already here, so no other can join under that id"),
-            );
+    }
+
+    /// Takes in a job whose data is being read already.
+    pub fn expect(&mut self, loading: Loading) {
+        if self.may_join(&loading.id) {
+            self.loading.push(loading);
         }
-        if self.jobs.iter().any(|job| job.full().is_some()) {
-            return self.refuse(
-                Some(&id),
-                "a job that trains all weights is alone with its base model",
-            );
-        }
-        self.preparations += 1;
-        let (number, text, sender) = (self.preparations, self.text.clone(), self.sender.clone());
-        let prepare = move || {
-            let guarded = AssertUnwindSafe(|| Prepared::new(assignment, &text));
-            let result =
-                catch_unwind(guarded).unwrap_or_else(|panic| Err(TrainError::Internal(words_of(&*panic))));
-            let result = Box::new(result);
-            // Nobody listens any more once the loop has ended.
-            let _ = sender.send(Message::Prepared { number, result });
+    }
+
+    /// Refuses a job that may not join.
+    fn may_join(&mut self, id: &str) -> bool {
+        let (job, reason) = if self.is_closed {
+            (Some(id), "it came after `finish`, so it cannot join".to_owned())
+        } else if self.has(id) {
+            let reason = format!("a job `{id}` is already here, so no other can join under that id");
+            (None, reason)
+        } else if self.jobs.iter().any(|job| job.full().is_some()) {
+            let reason = "a job that trains all weights is alone with its base model";
+            (Some(id), reason.to_owned())
+        } else {
+            return true;
         };
-        let started = std::thread::Builder::new().name("data".to_owned()).spawn(prepare);
-        match started {
-            Ok(_) => self.loading.push(Loading {
-                number,
-                id,
-                resume,
-                is_paused: false,
-            }),
-            Err(error) => self.refuse(
-                Some(&id),
-                &format!("there is no thread to read its data: {error}"),
-            ),
-        }
+        self.refuse(job, &reason);
+        false
     }
 
     /// A preparation has ended; the job takes its first step in the next cycle.

@@ -3,8 +3,8 @@
 use tch::{Tensor, no_grad_guard};
 use tunesmith_types::trainer::TrainerStep;
 
+use crate::ahead::StepInput;
 use crate::base::Base;
-use crate::documents::Documents;
 use crate::error::TrainError;
 use crate::evaluate::evaluate;
 use crate::job::Job;
@@ -38,9 +38,10 @@ impl Job {
         &mut self,
         base: &Base,
         budget: usize,
-        documents: &Documents,
+        input: &StepInput,
         numbers: StepNumbers,
     ) -> Result<(), TrainError> {
+        let documents = &input.documents;
         let loss = numbers.loss_sum / documents.weight_sum;
         for (what, value) in [("loss", loss), ("gradient", numbers.grad_norm)] {
             if !value.is_finite() {
@@ -57,7 +58,7 @@ impl Job {
         self.reporter.step(TrainerStep {
             step: self.state.step,
             total_steps: self.state.recipe.total_steps,
-            epoch: self.plan.epochs_done(self.state.step),
+            epoch: input.epochs_done,
             loss,
             lr,
             grad_norm: numbers.grad_norm,
@@ -65,7 +66,7 @@ impl Job {
             supervised_tokens: documents.supervised,
             seconds: numbers.seconds,
         })?;
-        if self.is_evaluation_due() {
+        if self.is_evaluation_due(input.ends_epoch) {
             self.evaluate(base, budget)?;
         }
         if self.is_done() || is_due(self.asked.checkpoint_every.get(), self.state.step) {
@@ -89,11 +90,11 @@ impl Job {
         }
     }
 
-    fn is_evaluation_due(&mut self) -> bool {
+    fn is_evaluation_due(&self, ends_epoch: bool) -> bool {
         let step = self.state.step;
         let is_due = match self.asked.eval_every {
             Some(every) => is_due(every.get(), step),
-            None => self.plan.is_epoch_end(step),
+            None => ends_epoch,
         };
         !self.data.eval.is_empty() && (is_due || step == self.state.recipe.total_steps)
     }

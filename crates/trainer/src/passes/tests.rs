@@ -6,13 +6,15 @@ use tunesmith_dataset::{Corpus, Sequence};
 fn documents(lengths: &[usize]) -> Documents {
     let mut corpus = Corpus::default();
     for (index, length) in lengths.iter().enumerate() {
-        corpus.push(&Sequence {
-            tokens: vec![index as u32; *length],
-            supervised: vec![true; *length],
-            fractions: Vec::new(),
-        });
+        corpus
+            .push(&Sequence {
+                tokens: vec![index as u32; *length],
+                supervised: vec![true; *length],
+                fractions: Vec::new(),
+            })
+            .unwrap();
     }
-    Documents::gather(&corpus, 0..lengths.len())
+    Documents::gather(&corpus, 0..lengths.len()).unwrap()
 }
 
 /// A memory of `room` tokens with all they keep, or of `recomputed_room` with their inputs. Remembers the passes: for each segment its dropout key and the tokens of its documents.

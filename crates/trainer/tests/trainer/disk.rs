@@ -7,7 +7,7 @@ use std::process::Command;
 use tunesmith_types::hyperparameters::HyperparametersRequest;
 use tunesmith_types::trainer::{TrainerCommand, TrainerEvent};
 
-use crate::harness::GangRun;
+use crate::harness::{GangRun, Job};
 
 /// A file system in memory, unmounted when dropped. None where this process may not mount.
 struct SmallDisk(PathBuf);
@@ -83,4 +83,23 @@ fn a_disk_that_is_too_small_or_becomes_full_fails_one_job() {
     child.send(TrainerCommand::Finish);
     child.rest();
     assert_eq!(child.wait().code(), Some(0));
+}
+
+#[test]
+fn tokens_that_find_no_room_fail_the_job() {
+    let mut job = Job::new();
+    let line = format!("{{\"text\":\"{}\"}}\n", "x7 ".repeat(300));
+    job.set_file("data", &line.repeat(5000));
+    let taken = job.path("taken");
+    fs::write(&taken, "").unwrap();
+    let out = taken.join("out");
+    job.set("out", out.to_str().unwrap());
+    let event = job
+        .supervise()
+        .until(|event| matches!(event, TrainerEvent::Failed { .. }));
+    let message = failure(event);
+    assert!(
+        message.contains("cannot be kept in") && message.contains("Not a directory"),
+        "{message}"
+    );
 }

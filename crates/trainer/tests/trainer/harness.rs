@@ -215,6 +215,8 @@ impl Drop for Supervised {
 pub(crate) struct GangRun {
     pub(crate) folder: TempDir,
     pub(crate) spec: GangSpec,
+    /// Variables of the child, beside those of the test.
+    pub(crate) environment: Vec<(&'static str, &'static str)>,
 }
 
 impl GangRun {
@@ -226,11 +228,13 @@ impl GangRun {
             dtype: Default::default(),
             threads: Some(2),
             micro_batch_tokens: Some(400),
+            activation_bytes: None,
             jobs: Vec::new(),
         };
         Self {
             folder: tempfile::tempdir().unwrap(),
             spec,
+            environment: Vec::new(),
         }
     }
 
@@ -258,7 +262,7 @@ impl GangRun {
         let file = self.path("spec.json");
         fs::write(&file, serde_json::to_string(&self.spec).unwrap()).unwrap();
         let mut command = executable();
-        command.arg("gang").arg(file);
+        command.arg("gang").arg(file).envs(self.environment.clone());
         command
     }
 

@@ -13,15 +13,17 @@ const TOLERANCE: f64 = 1e-5;
 fn documents() -> Documents {
     let mut corpus = Corpus::default();
     for (index, length) in [9usize, 30, 4, 17, 30, 2].into_iter().enumerate() {
-        corpus.push(&Sequence {
-            tokens: (0..length)
-                .map(|place| ((place * 37 + index * 101 + 5) % 280) as u32)
-                .collect(),
-            supervised: (0..length).map(|place| place % 3 != 0 || length < 5).collect(),
-            fractions: Vec::new(),
-        });
+        corpus
+            .push(&Sequence {
+                tokens: (0..length)
+                    .map(|place| ((place * 37 + index * 101 + 5) % 280) as u32)
+                    .collect(),
+                supervised: (0..length).map(|place| place % 3 != 0 || length < 5).collect(),
+                fractions: Vec::new(),
+            })
+            .unwrap();
     }
-    Documents::gather(&corpus, 0..corpus.len())
+    Documents::gather(&corpus, 0..corpus.len()).unwrap()
 }
 
 struct Bench {

@@ -141,9 +141,10 @@ fn first_documents(family: &str) -> Documents {
     let data = fs::read_to_string(golden(family).join("training/train.jsonl")).unwrap();
     let mut corpus = Corpus::default();
     for line in data.lines().take(asked["batch_size"].as_u64().unwrap() as usize) {
-        corpus.push(&encoder.encode(&Example::parse(line.as_bytes()).unwrap()).unwrap());
+        let sequence = encoder.encode(&Example::parse(line.as_bytes()).unwrap());
+        corpus.push(&sequence.unwrap()).unwrap();
     }
-    Documents::gather(&corpus, 0..corpus.len())
+    Documents::gather(&corpus, 0..corpus.len()).unwrap()
 }
 
 /// The training that the golden files describe.

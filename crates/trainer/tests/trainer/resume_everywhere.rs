@@ -55,14 +55,14 @@ fn gang() -> GangRun {
 
 /// One step, as the gang loop takes it.
 fn step(base: &Base, job: &mut Job) -> usize {
-    let documents = job.next_documents();
+    let input = job.next_input().unwrap();
     let mut limits = Limits {
         budget: base.budget,
         whole: base.budget,
     };
     let mut passes = 0;
     let losses = accumulate(
-        &[job.contribution(&documents)],
+        &[job.contribution(&input.documents)],
         &mut limits,
         &mut |segments, keep| {
             passes += 1;
@@ -76,7 +76,7 @@ fn step(base: &Base, job: &mut Job) -> usize {
         grad_norm: numbers[1],
         seconds: 0.0,
     };
-    job.step(base, base.budget, &documents, numbers).unwrap();
+    job.step(base, base.budget, &input, numbers).unwrap();
     passes
 }
 
@@ -156,16 +156,14 @@ fn a_step_that_is_not_finite_changes_nothing() {
         step(&base, &mut sound);
         step(&base, &mut poisoned);
     }
-    let documents = poisoned.next_documents();
+    let input = poisoned.next_input().unwrap();
     for (loss_sum, grad_norm, what) in [(f64::NAN, 1.0, "loss"), (1.0, f64::INFINITY, "gradient")] {
         let numbers = StepNumbers {
             loss_sum,
             grad_norm,
             seconds: 0.0,
         };
-        let error = poisoned
-            .step(&base, base.budget, &documents, numbers)
-            .unwrap_err();
+        let error = poisoned.step(&base, base.budget, &input, numbers).unwrap_err();
         assert_eq!(error.code(), "non_finite_loss");
         let words = error.to_string();
         assert!(
