@@ -93,6 +93,7 @@ pub struct Metrics {
     prompt_cached: AtomicU64,
     steps: AtomicU64,
     merged_steps: AtomicU64,
+    preemptions: AtomicU64,
     first_token: Durations,
     whole: Durations,
     /// By adapter; `None` is the base model.
@@ -122,6 +123,11 @@ impl Metrics {
     pub fn step(&self, on_merged: bool) {
         self.steps.fetch_add(1, Relaxed);
         self.merged_steps.fetch_add(u64::from(on_merged), Relaxed);
+    }
+
+    /// Counts a sequence that gave up its memory for those that came before it.
+    pub fn preempted(&self) {
+        self.preemptions.fetch_add(1, Relaxed);
     }
 
     /// Counts a prompt whose first `cached` of `tokens` tokens need not be read.
@@ -209,6 +215,11 @@ impl Metrics {
                 "vllm:prefix_cache_hits_total",
                 "Tokens of prompts that were not read anew.",
                 &self.prompt_cached,
+            ),
+            (
+                "vllm:num_preemptions_total",
+                "Times that a sequence gave up its memory for those that came before it.",
+                &self.preemptions,
             ),
             ("tunesmith_engine_steps_total", "Forward passes.", &self.steps),
             (

@@ -126,6 +126,31 @@ impl KvCache {
         self.is_merged
     }
 
+    /// Makes room for `capacity` tokens in all; less than there is changes nothing.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn grow(&mut self, capacity: usize) -> Result<(), ModelError> {
+        let capacity = round_up(capacity as i64);
+        if capacity > self.capacity {
+            let grown = self
+                .layers
+                .iter()
+                .map(|layer| layer.resized(self.length, capacity));
+            self.layers = grown.collect::<Result<_, _>>()?;
+            self.capacity = capacity;
+        }
+        Ok(())
+    }
+
+    /// Forgets all tokens and gives up the memory; it is good for nothing but [`Self::len`] then.
+    pub fn clear(&mut self) {
+        self.layers.clear();
+        self.tokens.clear();
+        self.length = 0;
+        self.capacity = 0;
+    }
+
     /// Forgets all tokens from the `length`-th on; more than there are is no change.
     pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length as i64);
@@ -150,14 +175,7 @@ impl KvCache {
         if needed <= self.capacity {
             return Ok(());
         }
-        let capacity = round_up(needed.max(self.capacity * 2));
-        let grown = self
-            .layers
-            .iter()
-            .map(|layer| layer.resized(self.length, capacity));
-        self.layers = grown.collect::<Result<_, _>>()?;
-        self.capacity = capacity;
-        Ok(())
+        self.grow(needed.max(self.capacity * 2) as usize)
     }
 
     /// Stores `k` and `v: [tokens, kv_heads, head_dim]` from place `start` on, and lets `q` look at all up to there.

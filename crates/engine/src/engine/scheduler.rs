@@ -4,12 +4,14 @@
 //! so that a long prompt does not make the others wait. The sequences of one adapter stand together, so that the model
 //! multiplies with it once.
 
+mod room;
+
 use std::{collections::VecDeque, panic::AssertUnwindSafe, panic::catch_unwind, sync::Arc, time::Instant};
 
 use tch::Tensor;
 use tokio::sync::mpsc;
 use tunesmith_dataset::TextTokenizer;
-use tunesmith_model::{Adapter, CausalLm, KvCache, ModelError, RopeScaling, RopeSettings, SequenceStep};
+use tunesmith_model::{Adapter, CausalLm, ModelError, RopeScaling, RopeSettings, SequenceStep};
 
 use super::{
     Command,
@@ -19,10 +21,10 @@ use super::{
 };
 use crate::{
     adapter::AdapterLease,
-    generation::{Event, Job},
     metrics::{AdaptersInUse, Metrics},
     registry::AdapterRegistry,
 };
+use room::Waiting;
 
 /// Most prompt tokens in one step, of all sequences together.
 const PROMPT_BUDGET: usize = 512;
@@ -53,7 +55,7 @@ pub(super) struct Scheduler {
     prefixes: PrefixCache,
     fast_path: FastPath,
     adapters: Vec<Resident>,
-    waiting: VecDeque<(Job, Instant)>,
+    waiting: VecDeque<Waiting>,
     active: Vec<Sequence>,
 }
 
@@ -102,6 +104,7 @@ impl Scheduler {
             }
             self.drop_abandoned();
             self.admit();
+            self.plan();
             self.report();
             self.step();
             self.collect();
@@ -110,7 +113,7 @@ impl Scheduler {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Generate(job) => self.waiting.push_back((*job, Instant::now())),
+            Command::Generate(job) => self.waiting.push_back(Waiting::New(job, Instant::now())),
             Command::Keep(lease, adapter, kept) => {
                 self.adapters.push(Resident {
                     lease,
@@ -125,65 +128,19 @@ impl Scheduler {
 
     /// Frees what nobody waits for any more.
     fn drop_abandoned(&mut self) {
-        self.waiting.retain(|(job, _)| !job.events.is_closed());
         let metrics = &self.metrics;
-        self.active.retain(|sequence| {
-            let wanted = !sequence.is_abandoned();
-            if !wanted {
+        let is_wanted = |sequence: &Sequence| {
+            let is_wanted = !sequence.is_abandoned();
+            if !is_wanted {
                 count_end(metrics, sequence, "abort");
             }
-            wanted
+            is_wanted
+        };
+        self.active.retain(is_wanted);
+        self.waiting.retain(|waiting| match waiting {
+            Waiting::New(job, _) => !job.events.is_closed(),
+            Waiting::Paused(sequence) => is_wanted(sequence),
         });
-    }
-
-    /// In the order of arrival: who waits for memory is not overtaken, so everybody's turn comes.
-    fn admit(&mut self) {
-        while self.active.len() < self.max_sequences {
-            let Some((job, _)) = self.waiting.front() else {
-                break;
-            };
-            let needed = self.budget.bound(longest(job));
-            let running = self.running_bytes();
-            if !self.prefixes.make_room(needed, running) && !self.active.is_empty() {
-                break;
-            }
-            let Some((job, began)) = self.waiting.pop_front() else {
-                break;
-            };
-            match self.begin(&job) {
-                Ok(cache) => self
-                    .active
-                    .push(Sequence::new(job, cache, &self.tokenizer, began)),
-                Err(error) => {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "no memory for a sequence"
-                    );
-                    let _ = job.events.try_send(Event::Failed(error.to_string()));
-                }
-            }
-        }
-        self.active
-            .sort_by_key(|sequence| sequence.adapter().map(Arc::as_ptr));
-    }
-
-    /// Memory for a sequence up to its end, with what is known of its beginning.
-    fn begin(&mut self, job: &Job) -> Result<KvCache, ModelError> {
-        let Job { generation, .. } = job;
-        let adapter = generation.adapter.as_ref();
-        let is_exact = generation.sampling.seed.is_some();
-        let known = self
-            .prefixes
-            .begin(&generation.prompt, adapter, longest(job), is_exact);
-        let cached = known.as_ref().map_or(0, KvCache::len);
-        self.metrics.prompt_begun(generation.prompt.len(), cached);
-        known.map_or_else(|| self.model.new_cache(longest(job)), Ok)
-    }
-
-    /// Bytes that the running sequences may come to take.
-    fn running_bytes(&self) -> usize {
-        let tokens = self.active.iter().map(|sequence| sequence.cache.capacity());
-        tokens.sum::<usize>() * self.budget.bytes_per_token
     }
 
     fn report(&self) {
@@ -198,7 +155,7 @@ impl Scheduler {
             waiting: self
                 .waiting
                 .iter()
-                .filter_map(|(job, _)| job.generation.adapter.as_ref())
+                .filter_map(Waiting::adapter)
                 .map(name)
                 .collect(),
         };
@@ -208,17 +165,22 @@ impl Scheduler {
             .set_memory(self.budget.bytes, self.running_bytes(), self.prefixes.bytes());
     }
 
+    /// Decides what each sequence reads in the next step, and sees to it that there is memory for that.
+    fn plan(&mut self) {
+        let mut budget = PROMPT_BUDGET;
+        // In the order of arrival, so that no prompt waits for ever.
+        let mut order: Vec<&mut Sequence> = self.active.iter_mut().collect();
+        order.sort_by_key(|sequence| sequence.began());
+        order.into_iter().for_each(|sequence| sequence.plan(&mut budget));
+        self.make_room();
+    }
+
     /// One forward pass over all sequences. If it fails, each runs alone, so that only the one at fault fails.
     fn step(&mut self) {
         if self.active.is_empty() {
             return;
         }
         let mut sequences = std::mem::take(&mut self.active);
-        let mut budget = PROMPT_BUDGET;
-        // In the order of arrival, so that no prompt waits for ever.
-        let mut order: Vec<&mut Sequence> = sequences.iter_mut().collect();
-        order.sort_by_key(|sequence| sequence.began());
-        order.into_iter().for_each(|sequence| sequence.plan(&mut budget));
         self.observe_traffic(&sequences);
         let outcomes = match self.forward(&mut sequences) {
             Ok(outcomes) => outcomes,
@@ -329,14 +291,6 @@ fn sole_adapter(sequences: &[Sequence]) -> Option<&Arc<AdapterLease>> {
         .iter()
         .all(|sequence| sequence.adapter().is_some_and(is_first))
         .then_some(first)
-}
-
-/// Tokens of a sequence at its longest.
-fn longest(job: &Job) -> usize {
-    job.generation
-        .prompt
-        .len()
-        .saturating_add(job.generation.max_tokens)
 }
 
 /// A tensor `[rows, vocabulary]` of float32 as rows on the CPU.

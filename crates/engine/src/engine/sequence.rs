@@ -103,7 +103,8 @@ impl Sequence {
     /// has left.
     pub(super) fn plan(&mut self, budget: &mut usize) {
         self.share = self.unseen.len();
-        if self.text.generated() == 0 {
+        // More than one are a prompt, or what a sequence reads again.
+        if self.share > 1 || self.text.generated() == 0 {
             self.share = self.share.min(*budget);
             *budget -= self.share;
         }
@@ -112,6 +113,36 @@ impl Sequence {
     /// The tokens of its share and the cache that they go to; `None` where it sits this step out.
     pub(super) fn share(&mut self) -> Option<(&[u32], &mut KvCache)> {
         (self.share > 0).then_some((&self.unseen[..self.share], &mut self.cache))
+    }
+
+    /// The prompt and all picked tokens.
+    pub(super) fn seen(&self) -> &[u32] {
+        &self.seen
+    }
+
+    /// Tokens at its end, at most.
+    pub(super) fn longest(&self) -> usize {
+        let prompt = self.seen.len() - self.text.generated();
+        prompt.saturating_add(self.generation.max_tokens)
+    }
+
+    /// Tokens in its cache after the next step.
+    pub(super) fn needed(&self) -> usize {
+        self.cache.len() + self.share
+    }
+
+    /// The same without keys and values: it must read all of its tokens again.
+    pub(super) fn paused(mut self) -> Self {
+        self.cache.clear();
+        self.share = 0;
+        self
+    }
+
+    /// Goes on with `cache`, which knows the beginning.
+    pub(super) fn resumed(mut self, cache: KvCache) -> Self {
+        self.unseen = self.seen[cache.len()..].to_vec();
+        self.cache = cache;
+        self
     }
 
     /// Takes in the logits that follow its share: `[vocabulary]`.

@@ -172,16 +172,20 @@ async fn a_known_beginning_is_not_read_again() {
     assert_eq!(ask("tuned", LONG).await.1, 0);
 }
 
-#[tokio::test]
-async fn sequences_share_a_small_memory_without_failing() {
+/// A server of the golden llama with room for that many tokens.
+fn with_memory_for(tokens: u64) -> Server {
     let base = golden::folder("llama", "base");
     let config: Value = serde_json::from_slice(&std::fs::read(base.join("config.json")).unwrap()).unwrap();
     let number = |name: &str| config[name].as_u64();
     let head = number("head_dim")
         .unwrap_or_else(|| number("hidden_size").unwrap() / number("num_attention_heads").unwrap());
     let token = 8 * number("num_hidden_layers").unwrap() * number("num_key_value_heads").unwrap() * head;
-    let bytes = (128 * token).to_string();
-    let server = Server::start(&base, &["--kv-cache-bytes", &bytes]);
+    Server::start(&base, &["--kv-cache-bytes", &(tokens * token).to_string()])
+}
+
+#[tokio::test]
+async fn sequences_share_a_small_memory_without_failing() {
+    let server = with_memory_for(128);
     let body = |tokens: u32| json!({"model": "base", "prompt": LONG, "max_tokens": tokens, "temperature": 0, "ignore_eos": true});
     let refused = server.post("/v1/completions", &body(150)).await;
     assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
@@ -198,4 +202,33 @@ async fn sequences_share_a_small_memory_without_failing() {
             .iter()
             .all(|answer| answer["choices"][0]["text"] == answers[0]["choices"][0]["text"])
     );
+}
+
+/// All begin at once, since each has room for its prompt and a little more; then they grow, and the last ones step back.
+#[tokio::test]
+async fn who_steps_back_goes_on_as_if_nothing_had_been() {
+    let server = with_memory_for(448);
+    let ask = async |seed: usize| {
+        let prompt = format!("{} is the number of this question.", seed + 100);
+        let body = json!({
+            "model": "base", "prompt": prompt, "max_tokens": 150 + seed, "seed": seed, "ignore_eos": true, "logprobs": 1
+        });
+        let answer = server.ask("/v1/completions", &body).await;
+        let used = answer["usage"]["completion_tokens"].clone();
+        assert_eq!(used, 150 + seed);
+        answer["choices"][0].clone()
+    };
+    let mut alone = Vec::new();
+    for seed in 0..6 {
+        alone.push(ask(seed).await);
+    }
+    let preemptions = "vllm:num_preemptions_total{model_name=\"base\"} ";
+    let count = async || {
+        let metrics = server.get("/metrics").await.text().await.unwrap();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(preemptions));
+        line.unwrap().parse::<usize>().unwrap()
+    };
+    assert_eq!(count().await, 0);
+    assert_eq!(futures::future::join_all((0..6).map(ask)).await, alone);
+    assert!(count().await > 0, "nobody stepped back");
 }
