@@ -72,7 +72,7 @@ mod tests {
         );
         let without = lark(CallSyntax::Mistral, false, None);
         assert!(
-            without.starts_with("start: \"[TOOL_CALLS]\" \" [\" call \"]\"\n"),
+            without.starts_with("start: \"[TOOL_CALLS]\" \" \"? \"[\" call \"]\"\n"),
             "{without}"
         );
     }

@@ -40,10 +40,10 @@ pub(super) fn next(text: &str) -> Next {
     }
 }
 
-/// The rule of an answer in Lark: `call` is the rule of a call's object.
+/// The rule of an answer in Lark: `call` is the rule of a call's object. Newer templates have no space before the list.
 pub(super) fn rule(open: &str, several: bool) -> String {
     let more = if several { " (\", \" call)*" } else { "" };
-    format!("start: {open} \" [\" call{more} \"]\"\n")
+    format!("start: {open} \" \"? \"[\" call{more} \"]\"\n")
 }
 
 #[cfg(test)]
