@@ -1,12 +1,14 @@
 //! Chat messages: the typed form and the rules of a conversation.
 
 mod parse;
+pub mod tools;
 
 use serde::Serialize;
 
 use crate::fields::Problem;
 
 pub(crate) use parse::MessagesSeed;
+pub use tools::{Tool, ToolCall};
 
 /// Most messages of one conversation.
 pub const MOST_MESSAGES: usize = 4096;
@@ -56,9 +58,9 @@ pub struct Message {
     /// Name of the speaker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Calls that an assistant makes; passed to the template as they are.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tool_calls: Option<serde_json::Value>,
+    /// Calls that an assistant makes.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
     /// The call that a tool answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool_call_id: Option<String>,
@@ -74,7 +76,7 @@ impl Message {
             role,
             content: content.into(),
             name: None,
-            tool_calls: None,
+            tool_calls: Vec::new(),
             tool_call_id: None,
             weight: 1.0,
         }
@@ -99,6 +101,7 @@ pub(crate) fn check_conversation(messages: &[Message], problems: &mut Vec<Proble
         check_turn(previous, message.role, index, problems);
         previous = Some(message.role);
     }
+    problems.extend(tools::check_results(messages, true));
     if !messages.iter().any(|message| message.role == Role::Assistant) {
         let message = "`messages` has no assistant message, so there is nothing to learn.";
         problems.push(Problem::field("messages", "no_assistant_message", message));

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use tunesmith_types::dataset::ExampleFormat;
 
-use crate::chat::{Message, MessagesSeed, check_conversation};
+use crate::chat::{Message, MessagesSeed, check_conversation, tools};
 use crate::fields::{Loose, Problem, fill, shown};
 
 /// One example.
@@ -15,7 +15,7 @@ pub enum Example {
     Chat {
         /// The conversation.
         messages: Vec<Message>,
-        /// Tool definitions, handed to the chat template as they are.
+        /// Tool definitions in OpenAI's form, checked, and handed to the chat template as they are.
         tools: Option<serde_json::Value>,
     },
     /// `{"prompt", "completion"}`: the completion is learnt; no chat template.
@@ -92,6 +92,7 @@ fn syntax_problem(text: &str, error: &serde_json::Error) -> Problem {
 struct RawLine {
     messages: Option<Option<Vec<Message>>>,
     tools: Option<serde_json::Value>,
+    parallel_tool_calls: Option<Loose>,
     prompt: Option<Loose>,
     completion: Option<Loose>,
     text: Option<Loose>,
@@ -116,6 +117,14 @@ impl<'de> Visitor<'de> for RawLineVisitor<'_> {
                     fill(&mut raw.messages, messages, &key, problems);
                 }
                 "tools" => fill(&mut raw.tools, entries.next_value()?, &key, problems),
+                "parallel_tool_calls" => {
+                    fill(
+                        &mut raw.parallel_tool_calls,
+                        entries.next_value()?,
+                        &key,
+                        problems,
+                    );
+                }
                 "prompt" => fill(&mut raw.prompt, entries.next_value()?, &key, problems),
                 "completion" => fill(&mut raw.completion, entries.next_value()?, &key, problems),
                 "text" => fill(&mut raw.text, entries.next_value()?, &key, problems),
@@ -137,6 +146,26 @@ impl<'de> Visitor<'de> for RawLineVisitor<'_> {
 }
 
 impl RawLine {
+    /// `tools` and what belongs to them are for conversations.
+    fn check_tool_fields(&self, problems: &mut Vec<Problem>) {
+        let given = [
+            ("tools", self.tools.is_some()),
+            ("parallel_tool_calls", self.parallel_tool_calls.is_some()),
+        ];
+        for (field, _) in given
+            .into_iter()
+            .filter(|(_, given)| *given && self.messages.is_none())
+        {
+            let message = format!("`{field}` is only for lines with `messages`.");
+            problems.push(Problem::field(field, "misplaced_field", message));
+        }
+        // OpenAI's lines have it; what is learnt are the calls that are there, so it changes nothing.
+        if !matches!(self.parallel_tool_calls, None | Some(Loose::Null | Loose::Bool)) {
+            let message = "`parallel_tool_calls` must be true or false.";
+            problems.push(Problem::field("parallel_tool_calls", "wrong_type", message));
+        }
+    }
+
     fn judge(self, problems: &mut Vec<Problem>) -> Option<Example> {
         let is_completion = self.prompt.is_some() || self.completion.is_some();
         let formats = [self.messages.is_some(), is_completion, self.text.is_some()];
@@ -155,10 +184,7 @@ impl RawLine {
                 return None;
             }
         }
-        if self.tools.is_some() && self.messages.is_none() {
-            let message = "`tools` is only for lines with `messages`.";
-            problems.push(Problem::field("tools", "misplaced_field", message));
-        }
+        self.check_tool_fields(problems);
         if let Some(messages) = self.messages {
             return judge_chat(messages?, self.tools, problems);
         }
@@ -182,11 +208,27 @@ fn judge_chat(
 ) -> Option<Example> {
     let before = problems.len();
     check_conversation(&messages, problems);
-    if tools.as_ref().is_some_and(|tools| !tools.is_array()) {
-        let message = "`tools` must be an array of tool definitions.";
-        problems.push(Problem::field("tools", "wrong_type", message));
+    let tools = tools.filter(|tools| !tools.is_null() && *tools != serde_json::json!([]));
+    match tools.as_ref().map(tools::read_tools) {
+        None => {}
+        Some(Ok(known)) => check_called(&messages, &known, problems),
+        Some(Err(found)) => problems.extend(found),
     }
     (problems.len() == before).then_some(Example::Chat { messages, tools })
+}
+
+/// A call of a function that the line does not define would teach the model to invent some.
+fn check_called(messages: &[Message], tools: &[tools::Tool], problems: &mut Vec<Problem>) {
+    for (index, message) in messages.iter().enumerate() {
+        for (place, call) in message.tool_calls.iter().enumerate() {
+            if tools.iter().any(|tool| tool.name == call.name) {
+                continue;
+            }
+            let path = format!("messages[{index}].tool_calls[{place}].function.name");
+            let message = format!("`{path}`: `tools` has no function \"{}\".", shown(&call.name));
+            problems.push(Problem::field(path, "unknown_tool", message));
+        }
+    }
 }
 
 fn not_empty(value: Option<Loose>, path: &str, problems: &mut Vec<Problem>) -> Option<String> {

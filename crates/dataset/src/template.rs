@@ -4,9 +4,11 @@
 
 mod generation;
 mod json;
+mod tools;
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde};
@@ -16,6 +18,8 @@ use sha2::{Digest, Sha256};
 use crate::chat::Message;
 use crate::special::read_json;
 use crate::tokenizer::TokenizerError;
+
+pub use tools::{CallSyntax, ToolSupport};
 
 const NAME: &str = "chat_template";
 /// Fuel of a render beyond what its input needs: bounds the work of any template.
@@ -49,6 +53,14 @@ pub enum TemplateError {
     /// The template refused the conversation with `raise_exception`.
     #[error("the chat template refuses the conversation: {0}")]
     Refused(String),
+    /// The conversation has tools, and the template leaves them out.
+    #[error("the chat template of this model does not know tools: it leaves `tools` out of the prompt")]
+    IgnoresTools,
+    /// The conversation has calls, and the template leaves them out.
+    #[error(
+        "the chat template of this model does not know tools: it leaves `tool_calls` out of the conversation"
+    )]
+    IgnoresCalls,
     /// The template failed.
     #[error("the chat template failed: {0}")]
     Render(#[source] Error),
@@ -70,6 +82,8 @@ pub struct ChatTemplate {
     marks_generation: bool,
     eos_token: Option<String>,
     digest: String,
+    source: String,
+    tool_support: OnceLock<ToolSupport>,
 }
 
 impl ChatTemplate {
@@ -91,6 +105,8 @@ impl ChatTemplate {
             marks_generation,
             eos_token: eos.filter(|eos| !eos.is_empty()).map(ToOwned::to_owned),
             digest: hex::encode(Sha256::digest(source.as_bytes())),
+            source: source.to_owned(),
+            tool_support: OnceLock::new(),
         })
     }
 
@@ -121,11 +137,30 @@ impl ChatTemplate {
         &self.digest
     }
 
+    /// What the template does with tools.
+    pub fn tool_support(&self) -> ToolSupport {
+        *self
+            .tool_support
+            .get_or_init(|| ToolSupport::probe(self, &self.source))
+    }
+
     /// Renders a conversation. `add_generation_prompt`: whether the text ends where the assistant is to speak.
     ///
     /// # Errors
-    /// The template refuses the conversation, fails, or runs out of fuel.
+    /// The template refuses the conversation, leaves its tools out, fails, or runs out of fuel.
     pub fn render(
+        &self,
+        messages: &[Message],
+        tools: Option<&serde_json::Value>,
+        add_generation_prompt: bool,
+    ) -> Result<Rendered, TemplateError> {
+        if tools.is_some() || messages.iter().any(|message| !message.tool_calls.is_empty()) {
+            self.tool_support().check(messages, tools.is_some())?;
+        }
+        self.render_as_given(messages, tools, add_generation_prompt)
+    }
+
+    fn render_as_given(
         &self,
         messages: &[Message],
         tools: Option<&serde_json::Value>,

@@ -47,6 +47,8 @@ pub enum FinishReason {
     Stop,
     /// Its limit of tokens.
     Length,
+    /// The model ended it, and its text has calls of tools. The engine's thread does not know of those; HTTP does.
+    ToolCalls,
 }
 
 impl FinishReason {
@@ -56,6 +58,7 @@ impl FinishReason {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
         }
     }
 }

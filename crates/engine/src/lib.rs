@@ -4,6 +4,7 @@
 //! - [`engine`]: the thread that owns the model, and its scheduler;
 //! - [`logits`], [`sampler`], [`detokenizer`], [`stop`], [`text`]: from logits to text, one sequence at a time;
 //! - [`constraint`]: grammars that the text must follow;
+//! - [`tool_calls`]: calls of tools in the text, by the form in which a model writes them;
 //! - [`adapter`]: names and leases of loaded adapters;
 //! - [`serve`]: start, ready file, signals, drain.
 
@@ -21,3 +22,4 @@ pub mod sampler;
 pub mod serve;
 pub mod stop;
 pub mod text;
+pub mod tool_calls;

@@ -113,9 +113,11 @@ fn operations() -> OpenApiRouter<Gateway> {
 /// Answer a conversation
 ///
 /// OpenAI's chat completions. `model` is the name of a deployment or of a base model. With `"stream": true` the answer
-/// comes as server-sent events. The header `x-tunesmith-version` names the adapter version that answered. Where a
-/// deployment splits its requests, those with the same header `x-tunesmith-session`, else with the same `user`, stay on
-/// the same version. `POST /v1/feedback` takes a score for the answer, by its `id`.
+/// comes as server-sent events. `tools`, `tool_choice` and `parallel_tool_calls` offer functions; the answer then may
+/// have `tool_calls`, and a message of the role `tool` with their `tool_call_id` answers each. The header
+/// `x-tunesmith-version` names the adapter version that answered. Where a deployment splits its requests, those with
+/// the same header `x-tunesmith-session`, else with the same `user`, stay on the same version. `POST /v1/feedback`
+/// takes a score for the answer, by its `id`.
 #[utoipa::path(
     post, path = "/v1/chat/completions", tag = "inference", request_body = Value,
     responses(

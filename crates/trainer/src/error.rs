@@ -286,6 +286,9 @@ fn text_code(error: &EncodeError) -> &'static str {
         EncodeError::Tokenizer(_) => "tokenizer_invalid",
         EncodeError::Template(TemplateError::Missing) => "chat_template_missing",
         EncodeError::Template(TemplateError::Refused(_)) => "chat_template_refused",
+        EncodeError::Template(TemplateError::IgnoresTools | TemplateError::IgnoresCalls) => {
+            "chat_template_without_tools"
+        }
         EncodeError::Template(_)
         | EncodeError::RewritesHistory { .. }
         | EncodeError::NotAContinuation { .. }

@@ -10,10 +10,11 @@ use tunesmith_store::{
 
 /// Codes of the trainer's `failed` event that no other attempt would change: the data, the model or the
 /// hyperparameters are at fault. Any other code is tried again.
-const FINAL_TRAINER_CODES: [&str; 22] = [
+const FINAL_TRAINER_CODES: [&str; 23] = [
     "chat_template_failed",
     "chat_template_missing",
     "chat_template_refused",
+    "chat_template_without_tools",
     "example_too_long",
     "invalid_dataset",
     "invalid_hyperparameter",

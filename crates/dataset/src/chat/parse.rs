@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{MOST_MESSAGES, Message, Role};
+use super::{MOST_MESSAGES, Message, Role, ToolCall, tools};
 use crate::fields::{Loose, Problem, fill, shown};
 
 /// Parses the array under `messages`; problems go to the second field.
@@ -188,17 +188,14 @@ impl RawMessage {
             problems.push(Problem::field(path.clone(), code, format!("`{path}` {message}")));
         }
         let role = check_role(self.role, &at("role"), problems);
-        let content = check_content(self.content, self.tool_calls.is_some(), &at("content"), problems);
+        let calls = self.tool_calls.filter(|calls| !calls.is_null());
+        let content = check_content(self.content, calls.is_some(), &at("content"), problems);
         let name = self.name.and_then(|name| name.text(&at("name"), problems));
         let tool_call_id = self
             .tool_call_id
             .and_then(|id| id.text(&at("tool_call_id"), problems));
         let weight = check_weight(self.weight.as_ref(), role, &at("weight"), problems);
-        if self.tool_calls.is_some() && role.is_some_and(|role| role != Role::Assistant) {
-            let path = at("tool_calls");
-            let message = format!("`{path}` is only for assistant messages.");
-            problems.push(Problem::field(path, "misplaced_field", message));
-        }
+        let tool_calls = check_calls(calls.as_ref(), role, &at("tool_calls"), problems);
         if problems.len() > before {
             return None;
         }
@@ -207,7 +204,7 @@ impl RawMessage {
             role,
             content,
             name,
-            tool_calls: self.tool_calls,
+            tool_calls,
             tool_call_id,
             weight: weight.unwrap_or(1.0),
         })
@@ -236,6 +233,26 @@ fn check_role(role: Option<Loose>, path: &str, problems: &mut Vec<Problem>) -> O
         ));
     }
     role
+}
+
+fn check_calls(
+    calls: Option<&serde_json::Value>,
+    role: Option<Role>,
+    path: &str,
+    problems: &mut Vec<Problem>,
+) -> Vec<ToolCall> {
+    let Some(calls) = calls else {
+        return Vec::new();
+    };
+    if role.is_some_and(|role| role != Role::Assistant) {
+        let message = format!("`{path}` is only for assistant messages.");
+        problems.push(Problem::field(path, "misplaced_field", message));
+        return Vec::new();
+    }
+    tools::read_calls(calls, path).unwrap_or_else(|found| {
+        problems.extend(found);
+        Vec::new()
+    })
 }
 
 fn check_content(

@@ -25,8 +25,10 @@ fn good_lines() {
     );
     assert!(Example::parse(br#"{"prompt":"p","completion":" c"}"#).is_ok());
     assert!(Example::parse(br#" {"text":"t"} "#).is_ok());
-    let tools = r#"{"tools":[{"type":"function"}],"messages":[{"role":"user","content":"u"},
-        {"role":"assistant","content":null,"tool_calls":[{"id":"1"}]},
+    let tools = r#"{"tools":[{"type":"function","function":{"name":"f"}}],"parallel_tool_calls":false,
+        "messages":[{"role":"user","content":"u"},
+        {"role":"assistant","content":null,"tool_calls":[
+            {"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},
         {"role":"tool","content":"42","tool_call_id":"1"},{"role":"assistant","content":"42"}]}"#;
     assert_eq!(found(tools), []);
 }
@@ -180,6 +182,54 @@ fn table_of_bad_lines() {
         Example::parse(b"{\"text\":\"\xff\"}").unwrap_err()[0].code,
         "invalid_utf8"
     );
+}
+
+#[test]
+fn tools_calls_and_results_are_judged() {
+    let line = |tools: &str, call: &str, id: &str| {
+        format!(
+            r#"{{"tools":{tools},"messages":[{{"role":"user","content":"u"}},
+            {{"role":"assistant","tool_calls":[{call}]}},
+            {{"role":"tool","content":"1","tool_call_id":"{id}"}},{{"role":"assistant","content":"a"}}]}}"#
+        )
+    };
+    let tools = r#"[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}}]"#;
+    let call = r#"{"id":"c","type":"function","function":{"name":"f","arguments":"{\"x\": 1}"}}"#;
+    assert_eq!(found(&line(tools, call, "c")), []);
+    assert_eq!(found(&line("null", call, "c")), []);
+    for (line, field, code) in [
+        (line("{}", call, "c"), "tools", "wrong_type"),
+        (
+            line(
+                r#"[{"type":"function","function":{"name":"f","parameters":3}}]"#,
+                call,
+                "c",
+            ),
+            "tools[0].function.parameters",
+            "invalid_schema",
+        ),
+        (
+            line(tools, &call.replace("\"f\"", "\"g\""), "c"),
+            "messages[1].tool_calls[0].function.name",
+            "unknown_tool",
+        ),
+        (
+            line(tools, &call.replace("1}", "1"), "c"),
+            "messages[1].tool_calls[0].function.arguments",
+            "invalid_arguments",
+        ),
+        (
+            line(tools, call, "d"),
+            "messages[2].tool_call_id",
+            "tool_without_call",
+        ),
+    ] {
+        assert!(
+            found(&line).contains(&(Some(field.to_owned()), code)),
+            "{line}: {:?}",
+            found(&line)
+        );
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn render(source: &str) -> Result<String, TemplateError> {
     ];
     let tools = serde_json::json!([{"name": "f", "x": 1.0, "ü": [], "o": {}}]);
     template
-        .render(&messages, Some(&tools), true)
+        .render_as_given(&messages, Some(&tools), true)
         .map(|rendered| rendered.text)
 }
 

@@ -47,6 +47,8 @@ impl Usage {
 pub(super) struct Choice {
     /// All its text and tokens.
     pub(super) whole: Piece,
+    /// Calls of tools that were found in the text, which is without them.
+    pub(super) calls: Vec<Value>,
     /// Why it ended.
     pub(super) reason: Option<FinishReason>,
 }
@@ -89,14 +91,12 @@ impl AnswerWriter {
         let choices: Vec<Value> = choices.iter().enumerate().map(|(index, choice)| {
             let logprobs = self.logprobs(index, &choice.whole.tokens);
             let reason = choice.reason.map(FinishReason::as_str);
-            let text = &choice.whole.text;
             match self.shape {
                 Shape::Chat => json!({
-                    "index": index, "message": {"role": "assistant", "content": text}, "logprobs": logprobs,
-                    "finish_reason": reason,
+                    "index": index, "message": message(choice), "logprobs": logprobs, "finish_reason": reason,
                 }),
                 Shape::Completion => json!({
-                    "index": index, "text": text, "logprobs": logprobs, "finish_reason": reason,
+                    "index": index, "text": choice.whole.text, "logprobs": logprobs, "finish_reason": reason,
                 }),
             }
         }).collect();
@@ -127,6 +127,24 @@ impl AnswerWriter {
             Shape::Completion => json!(piece.text),
         };
         self.chunk(index, content, logprobs, None)
+    }
+
+    /// The chunks of `deltas`; all of `tokens` are told in the first.
+    #[must_use]
+    pub(super) fn deltas(
+        &mut self,
+        index: usize,
+        mut deltas: Vec<Value>,
+        tokens: &[GeneratedToken],
+    ) -> Vec<Value> {
+        if deltas.is_empty() && !tokens.is_empty() {
+            deltas.push(json!({}));
+        }
+        let mut logprobs = self.logprobs(index, tokens);
+        let chunks = deltas
+            .into_iter()
+            .map(|delta| self.chunk(index, delta, logprobs.take(), None));
+        chunks.collect()
     }
 
     /// The last chunk of a choice.
@@ -180,6 +198,16 @@ impl AnswerWriter {
             Shape::Completion => completion_logprobs(tokens, &mut self.offsets[index]),
         }
     }
+}
+
+/// A message that only calls has no content.
+fn message(choice: &Choice) -> Value {
+    let text = &choice.whole.text;
+    if choice.calls.is_empty() {
+        return json!({"role": "assistant", "content": text});
+    }
+    let content = Some(text).filter(|text| !text.is_empty());
+    json!({"role": "assistant", "content": content, "tool_calls": choice.calls})
 }
 
 fn finite(logprob: f32) -> f32 {
@@ -244,6 +272,7 @@ mod tests {
         let mut writer = AnswerWriter::new(Shape::Chat, "m", 1, false);
         let choice = Choice {
             whole: piece("hi"),
+            calls: Vec::new(),
             reason: Some(FinishReason::Stop),
         };
         let answer = writer.whole(

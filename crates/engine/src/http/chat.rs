@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
+use serde_json::Value;
 use tunesmith_dataset::{chat::Message, template::TemplateError};
 
 use super::{
@@ -13,6 +14,7 @@ use super::{
     messages,
     request::Request,
     sampling::MOST_LOGPROBS,
+    tools::{self, Tools},
 };
 use crate::engine::Engine;
 
@@ -31,14 +33,21 @@ const UNSUPPORTED: [(&str, &[&str], &str); 5] = [
 
 /// Answers a conversation.
 pub(super) async fn create(State(engine): State<Arc<Engine>>, fields: Fields) -> Result<Response, ApiError> {
-    let request = Request::read(&fields, logprobs(&fields)?, &UNSUPPORTED)?;
+    let mut request = Request::read(&fields, logprobs(&fields)?, &UNSUPPORTED)?;
+    let tools = tools::read(&fields)?;
     let messages = messages::read(fields.required("messages")?)?;
     let generation_prompt = fields.flag("add_generation_prompt", true)?;
     let add_special = fields.flag("add_special_tokens", false)?;
     let lease = generate::find_model(&engine, &request.model).await?;
+    if let Some(tools) = &tools {
+        offer(&engine, tools, &mut request)?;
+    }
     let prompt = {
         let engine = Arc::clone(&engine);
-        let render = move || prompt(&engine, &messages, generation_prompt, add_special);
+        let render = move || {
+            let definitions = tools.as_ref().map(|tools| &tools.definitions);
+            prompt(&engine, &messages, definitions, generation_prompt, add_special)
+        };
         tokio::task::spawn_blocking(render)
             .await
             .map_err(|_| ApiError::internal())??
@@ -65,9 +74,26 @@ fn logprobs(fields: &Fields) -> Result<Option<usize>, ApiError> {
     Ok(wanted.then_some(usize::try_from(top).unwrap_or(0)))
 }
 
+/// Makes the request one whose answer may call `tools`, or must.
+fn offer(engine: &Engine, tools: &Tools, request: &mut Request) -> Result<(), ApiError> {
+    if let Some(grammar) = &request.grammar {
+        let message = format!(
+            "`{}` would keep the model from calling a tool. Leave out either, or set `tool_choice` to `none`.",
+            grammar.field
+        );
+        return Err(ApiError::invalid(grammar.field, message));
+    }
+    let reading = tools.reading(engine)?;
+    request.grammar = tools.forced(engine, &reading);
+    request.skip_special_tokens &= !reading.reads_special_tokens();
+    request.calls = Some(reading);
+    Ok(())
+}
+
 fn prompt(
     engine: &Engine,
     messages: &[Message],
+    tools: Option<&Value>,
     generation_prompt: bool,
     add_special: bool,
 ) -> Result<Vec<u32>, ApiError> {
@@ -76,18 +102,27 @@ fn prompt(
         ApiError::invalid("messages", message)
     })?;
     let rendered = template
-        .render(messages, None, generation_prompt)
+        .render(messages, tools, generation_prompt)
         .map_err(|error| match error {
             TemplateError::Refused(reason) => ApiError::invalid(
                 "messages",
                 format!("The model's chat template refuses the messages: {reason}"),
             ),
+            TemplateError::IgnoresTools => ApiError::invalid("tools", sentence(&error)),
+            TemplateError::IgnoresCalls => ApiError::invalid("messages", sentence(&error)),
             error => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "chat template failed");
                 ApiError::invalid("messages", "The model's chat template fails on these messages.")
             }
         })?;
     generate::encode(engine, &rendered.text, add_special, "messages")
+}
+
+fn sentence(error: &TemplateError) -> String {
+    let text = error.to_string();
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+    first.into_iter().chain(letters).chain(['.']).collect()
 }
 
 #[cfg(test)]

@@ -16,7 +16,10 @@ use super::{
 use crate::engine::Engine;
 
 /// Fields that only completions have.
-const UNSUPPORTED: [(&str, &[&str], &str); 1] = [("suffix", &[], "it cannot fill in the middle")];
+const UNSUPPORTED: [(&str, &[&str], &str); 2] = [
+    ("suffix", &[], "it cannot fill in the middle"),
+    ("tools", &[], "only `/v1/chat/completions` has tool calls"),
+];
 
 /// OpenAI's default for this endpoint.
 const DEFAULT_MAX_TOKENS: usize = 16;

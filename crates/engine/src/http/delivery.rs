@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     answer::{AnswerWriter, Choice, Usage},
+    calls::{self, CallDeltas},
     error::ApiError,
 };
 use crate::generation::{Event, Piece};
@@ -29,6 +30,8 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 pub(super) struct Generating {
     /// One for each choice.
     pub(super) receivers: Vec<mpsc::Receiver<Event>>,
+    /// Finds the calls of tools, one for each choice; empty where there can be none.
+    pub(super) calls: Vec<CallDeltas>,
     /// Writes the objects.
     pub(super) writer: AnswerWriter,
     /// Texts that come before the generated ones, one for each choice or none.
@@ -44,6 +47,7 @@ pub(super) struct Generating {
 pub(super) async fn whole(generating: Generating) -> Result<Response, ApiError> {
     let Generating {
         receivers,
+        mut calls,
         mut writer,
         echo,
         mut usage,
@@ -72,6 +76,10 @@ pub(super) async fn whole(generating: Generating) -> Result<Response, ApiError> 
             }
         }
     }
+    for (choice, deltas) in choices.iter_mut().zip(&mut calls) {
+        (choice.whole.text, choice.calls) = calls::read_whole(deltas, &choice.whole.text);
+        choice.reason = choice.reason.map(|reason| deltas.reason(reason));
+    }
     Ok(Json(writer.whole(&choices, usage)).into_response())
 }
 
@@ -94,6 +102,7 @@ pub(super) fn stream(generating: Generating, include_usage: bool) -> Response {
 /// Turns events into the chunks of a stream.
 struct ChunkWriter {
     writer: AnswerWriter,
+    calls: Vec<CallDeltas>,
     usage: Usage,
     include_usage: bool,
     /// Choices that have not ended.
@@ -104,6 +113,7 @@ struct ChunkWriter {
 fn chunks(generating: Generating, include_usage: bool) -> impl Stream<Item = String> + Send {
     let Generating {
         receivers,
+        calls,
         mut writer,
         echo,
         usage,
@@ -119,6 +129,7 @@ fn chunks(generating: Generating, include_usage: bool) -> impl Stream<Item = Str
     }
     let mut state = ChunkWriter {
         writer,
+        calls,
         usage,
         include_usage,
         open,
@@ -156,8 +167,8 @@ impl ChunkWriter {
     fn write(&mut self, index: usize, event: Event) -> Vec<String> {
         match event {
             Event::Piece(piece) => {
-                let chunk = self.writer.piece(index, &piece);
-                vec![self.finished_chunk(chunk)]
+                let chunks = self.piece(index, &piece);
+                self.finished_chunks(chunks)
             }
             Event::Finished {
                 reason,
@@ -167,8 +178,14 @@ impl ChunkWriter {
                 self.usage.cached_tokens += cached_tokens;
                 self.usage.completion_tokens += completion_tokens;
                 self.open -= 1;
-                let chunk = self.writer.finish(index, reason);
-                let mut texts = vec![self.finished_chunk(chunk)];
+                let mut chunks = Vec::new();
+                let mut reason = reason;
+                if let Some(calls) = self.calls.get_mut(index) {
+                    chunks = self.writer.deltas(index, calls.finish(), &[]);
+                    reason = calls.reason(reason);
+                }
+                chunks.push(self.writer.finish(index, reason));
+                let mut texts = self.finished_chunks(chunks);
                 if self.open == 0 {
                     texts.extend(
                         self.include_usage
@@ -186,6 +203,23 @@ impl ChunkWriter {
         }
     }
 
+    fn piece(&mut self, index: usize, piece: &Piece) -> Vec<Value> {
+        match self.calls.get_mut(index) {
+            Some(calls) => {
+                let deltas = calls.push(&piece.text);
+                self.writer.deltas(index, deltas, &piece.tokens)
+            }
+            None => vec![self.writer.piece(index, piece)],
+        }
+    }
+
+    fn finished_chunks(&self, chunks: Vec<Value>) -> Vec<String> {
+        chunks
+            .into_iter()
+            .map(|chunk| self.finished_chunk(chunk))
+            .collect()
+    }
+
     /// With usage asked for, every chunk before the last says that it has none.
     fn finished_chunk(&self, mut chunk: Value) -> String {
         if self.include_usage {
@@ -196,145 +230,4 @@ impl ChunkWriter {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use serde_json::json;
-
-    use super::*;
-    use crate::{generation::FinishReason, http::answer::Shape};
-
-    fn piece(text: &str) -> Event {
-        Event::Piece(Piece {
-            text: text.to_owned(),
-            tokens: Vec::new(),
-        })
-    }
-
-    fn finished(completion_tokens: usize) -> Event {
-        Event::Finished {
-            reason: FinishReason::Stop,
-            completion_tokens,
-            cached_tokens: 0,
-        }
-    }
-
-    fn generating(shape: Shape, choices: Vec<Vec<Event>>) -> Generating {
-        let receivers: Vec<_> = choices
-            .into_iter()
-            .map(|events| {
-                let (sender, receiver) = mpsc::channel(events.len().max(1));
-                events
-                    .into_iter()
-                    .for_each(|event| sender.try_send(event).unwrap());
-                receiver
-            })
-            .collect();
-        let writer = AnswerWriter::new(shape, "m", receivers.len(), false);
-        Generating {
-            receivers,
-            writer,
-            echo: Vec::new(),
-            usage: Usage {
-                prompt_tokens: 3,
-                ..Usage::default()
-            },
-        }
-    }
-
-    async fn streamed(generating: Generating, include_usage: bool) -> Vec<String> {
-        chunks(generating, include_usage).collect().await
-    }
-
-    #[tokio::test]
-    async fn a_stream_has_role_pieces_reason_usage_and_done() {
-        let events = vec![piece("a"), piece("b"), finished(2)];
-        let texts = streamed(generating(Shape::Chat, vec![events]), true).await;
-        assert_eq!(texts.last().unwrap(), "[DONE]");
-        let chunks: Vec<Value> = texts[..5]
-            .iter()
-            .map(|text| serde_json::from_str(text).unwrap())
-            .collect();
-        let deltas: Vec<&Value> = chunks[..4]
-            .iter()
-            .map(|chunk| &chunk["choices"][0]["delta"])
-            .collect();
-        assert_eq!(deltas[0]["role"], "assistant");
-        assert_eq!(
-            (&deltas[1]["content"], &deltas[2]["content"], deltas[3]),
-            (&json!("a"), &json!("b"), &json!({}))
-        );
-        assert_eq!(chunks[3]["choices"][0]["finish_reason"], "stop");
-        assert!(
-            chunks[..4]
-                .iter()
-                .all(|chunk| chunk["usage"].is_null() && chunk.get("usage").is_some())
-        );
-        assert_eq!(chunks[4]["usage"]["total_tokens"], 5);
-    }
-
-    #[tokio::test]
-    async fn usage_is_left_out_unless_asked_for() {
-        let texts = streamed(
-            generating(Shape::Completion, vec![vec![piece("a"), finished(1)]]),
-            false,
-        )
-        .await;
-        assert_eq!(texts.len(), 3);
-        assert!(texts.iter().all(|text| !text.contains("usage")));
-    }
-
-    #[tokio::test]
-    async fn several_choices_share_one_end() {
-        let choices = vec![
-            vec![piece("a"), finished(1)],
-            vec![piece("b"), piece("c"), finished(2)],
-        ];
-        let texts = streamed(generating(Shape::Completion, choices), true).await;
-        assert_eq!(texts.iter().filter(|text| *text == "[DONE]").count(), 1);
-        let usage: Value = serde_json::from_str(&texts[texts.len() - 2]).unwrap();
-        assert_eq!(usage["usage"]["completion_tokens"], 3);
-    }
-
-    #[tokio::test]
-    async fn a_failure_ends_the_stream_with_an_error() {
-        for events in [vec![piece("a"), Event::Failed("x".into())], vec![piece("a")]] {
-            let texts = streamed(
-                generating(Shape::Completion, vec![events, vec![piece("b")]]),
-                false,
-            )
-            .await;
-            let error: Value = serde_json::from_str(&texts[texts.len() - 2]).unwrap();
-            assert_eq!(error["error"]["code"], "internal_error");
-            assert_eq!(texts.last().unwrap(), "[DONE]");
-        }
-    }
-
-    #[tokio::test]
-    async fn the_whole_gathers_all_choices() {
-        let choices = vec![
-            vec![piece("a"), piece("b"), finished(2)],
-            vec![piece("c"), finished(1)],
-        ];
-        let response = whole(generating(Shape::Completion, choices)).await.unwrap();
-        let body = axum::body::to_bytes(response.into_body(), usize::MAX)
-            .await
-            .unwrap();
-        let answer: Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!(
-            (&answer["choices"][0]["text"], &answer["choices"][1]["text"]),
-            (&json!("ab"), &json!("c"))
-        );
-        assert_eq!(
-            answer["usage"],
-            json!({
-                "prompt_tokens": 3, "completion_tokens": 3, "total_tokens": 6,
-                "prompt_tokens_details": {"cached_tokens": 0},
-            })
-        );
-        assert!(
-            whole(generating(Shape::Chat, vec![vec![piece("a")]]))
-                .await
-                .is_err()
-        );
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@ use axum::response::Response;
 
 use super::{
     answer::{AnswerWriter, Shape, Usage},
+    calls::CallDeltas,
     delivery::{self, Generating},
     error::ApiError,
     grammar,
@@ -100,7 +101,10 @@ pub(super) async fn answer(
         .map(|generation| engine.submit(generation));
     let receivers: Vec<_> = receivers.collect::<Result<_, _>>()?;
     let writer = AnswerWriter::new(shape, &request.model, receivers.len(), request.logprobs.is_some());
+    let calls = request.calls.iter();
+    let calls = calls.flat_map(|reading| receivers.iter().map(|_| CallDeltas::new(reading)));
     let generating = Generating {
+        calls: calls.collect(),
         receivers,
         writer,
         echo,

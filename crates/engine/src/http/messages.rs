@@ -1,9 +1,12 @@
 //! The messages of a chat request, as the chat template takes them.
 
 use serde_json::Value;
-use tunesmith_dataset::chat::{Message, Role};
+use tunesmith_dataset::chat::{
+    Message, Role, ToolCall,
+    tools::{check_results, read_calls},
+};
 
-use super::error::ApiError;
+use super::{error::ApiError, tools::first_problem};
 
 /// Most messages of one request.
 const MOST_MESSAGES: usize = 4096;
@@ -22,11 +25,15 @@ pub(super) fn read(value: &Value) -> Result<Vec<Message>, ApiError> {
                 format!("`messages` must be a list of 1 to {MOST_MESSAGES} messages."),
             )
         })?;
-    items
+    let messages = items
         .iter()
         .enumerate()
-        .map(|(index, item)| message(&format!("messages[{index}]"), item))
-        .collect()
+        .map(|(index, item)| message(&format!("messages[{index}]"), item));
+    let messages: Vec<Message> = messages.collect::<Result<_, _>>()?;
+    match check_results(&messages, false) {
+        problems if problems.is_empty() => Ok(messages),
+        problems => Err(first_problem(problems)),
+    }
 }
 
 fn message(path: &str, value: &Value) -> Result<Message, ApiError> {
@@ -47,8 +54,19 @@ fn message(path: &str, value: &Value) -> Result<Message, ApiError> {
     let mut message = Message::new(role, content);
     message.name = text("name");
     message.tool_call_id = text("tool_call_id");
-    message.tool_calls = calls.cloned();
+    if let Some(calls) = calls {
+        message.tool_calls = tool_calls(role, path, calls)?;
+    }
     Ok(message)
+}
+
+fn tool_calls(role: Role, path: &str, calls: &Value) -> Result<Vec<ToolCall>, ApiError> {
+    let path = format!("{path}.tool_calls");
+    if role != Role::Assistant {
+        let message = format!("`{path}` is only for assistant messages.");
+        return Err(ApiError::invalid(&path, message));
+    }
+    read_calls(calls, &path).map_err(first_problem)
 }
 
 /// `developer` is what newer OpenAI models call `system`; chat templates know the latter only.
@@ -110,7 +128,9 @@ mod tests {
         let messages = read(&json!([
             {"role": "developer", "content": "be brief"},
             {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "name": "Jo"},
-            {"role": "assistant", "content": null, "tool_calls": [{"id": "c"}]},
+            {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1}"}},
+            ]},
             {"role": "tool", "content": "3", "tool_call_id": "c"},
         ]))
         .unwrap();
@@ -119,7 +139,7 @@ mod tests {
             (messages[1].content.as_str(), messages[1].name.as_deref()),
             ("a\nb", Some("Jo"))
         );
-        assert!(messages[2].tool_calls.is_some());
+        assert_eq!(messages[2].tool_calls[0].arguments["x"], 1);
         assert_eq!(messages[3].tool_call_id.as_deref(), Some("c"));
     }
 
@@ -134,6 +154,18 @@ mod tests {
                 "messages[1].role",
             ),
             (json!([{"content": "x"}]), "messages[0].role"),
+            (
+                json!([{"role": "user", "content": "x", "tool_calls": [{"id": "c"}]}]),
+                "messages[0].tool_calls",
+            ),
+            (
+                json!([{"role": "assistant", "tool_calls": [{"id": "c"}]}]),
+                "messages[0].tool_calls[0].function",
+            ),
+            (
+                json!([{"role": "tool", "content": "x", "tool_call_id": "c"}]),
+                "messages[0].tool_call_id",
+            ),
             (json!([{"role": "user"}]), "messages[0].content"),
             (json!([{"role": "user", "content": 3}]), "messages[0].content"),
             (

@@ -6,6 +6,7 @@
 
 mod adapters;
 mod answer;
+mod calls;
 mod chat;
 mod completions;
 mod delivery;
@@ -18,6 +19,7 @@ mod models;
 mod request;
 mod sampling;
 mod status;
+mod tools;
 
 use std::sync::Arc;
 

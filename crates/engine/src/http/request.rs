@@ -1,6 +1,7 @@
 //! What both generating endpoints ask for, apart from the prompt.
 
 use super::{
+    calls::CallReading,
     error::ApiError,
     fields::Fields,
     grammar::{self, RequestedGrammar},
@@ -35,6 +36,8 @@ pub(super) struct Request {
     pub(super) stopping: Stopping,
     /// What the text must follow.
     pub(super) grammar: Option<RequestedGrammar>,
+    /// How calls of tools are found in the answer, where there may be some.
+    pub(super) calls: Option<CallReading>,
     /// Whether special tokens stay out of the text.
     pub(super) skip_special_tokens: bool,
     /// How the answer is sent.
@@ -62,6 +65,7 @@ impl Request {
             sampling: sampling(fields)?,
             stopping: stopping(fields)?,
             grammar: grammar::read(fields)?,
+            calls: None,
             skip_special_tokens: fields.flag("skip_special_tokens", true)?,
             delivery: delivery(fields)?,
             logprobs,

@@ -18,11 +18,10 @@ const MOST_BIASES: usize = 1024;
 const MOST_CHOICES: i64 = 64;
 
 /// Fields that would change the text. Each must be absent, null, empty, or one of the values that change nothing.
-const UNSUPPORTED: [(&str, &[&str], &str); 10] = [
+const UNSUPPORTED: [(&str, &[&str], &str); 9] = [
     ("use_beam_search", &["false"], "it has no beam search"),
     ("bad_words", &[], "it has no list of bad words; use `logit_bias`"),
-    ("tools", &[], "it has no tool calls"),
-    ("functions", &[], "it has no tool calls"),
+    ("functions", &[], "it is out of date; use `tools`"),
     (
         "prompt_logprobs",
         &["0"],

@@ -38,12 +38,13 @@ fn wrong_fields() -> Vec<(Value, u16, &'static str)> {
         json!({"response_format": {"type": "xml"}}),
         json!({"logit_bias": {"1": 500}}),
         json!({"presence_penalty": 3}),
+        json!({"tools": "f"}),
+        json!({"tool_choice": "auto"}),
         json!({"top_logprobs": 2}),
         json!({"top_logprobs": 21, "logprobs": true}),
     ];
     let unsupported = [
         json!({"best_of": 3}),
-        json!({"tools": [{"type": "function"}]}),
         json!({"bad_words": ["x"]}),
         json!({"structured_outputs": {"poem": true}}),
         json!({"chat_template": "{{ 1 }}"}),

@@ -52,3 +52,20 @@ pub(crate) fn endless(family: &str) -> tempfile::TempDir {
     std::fs::write(path, config.to_string()).unwrap();
     copy
 }
+
+/// The golden llama with tokenizer and chat template in the dialect of a well-known model.
+pub(crate) fn speaking(dialect: &str) -> tempfile::TempDir {
+    let copy = endless("llama");
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let dialects = crates.join("dataset/tests/golden/templates");
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        std::fs::copy(dialects.join(dialect).join(name), copy.path().join(name)).unwrap();
+    }
+    // These ids are of the other tokenizer.
+    let path = copy.path().join("config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["bos_token_id"] = Value::Null;
+    config["eos_token_id"] = Value::Null;
+    std::fs::write(path, config.to_string()).unwrap();
+    copy
+}

@@ -11,4 +11,5 @@ mod output;
 mod residency;
 mod server;
 mod soak;
+mod tool_calls;
 mod words;

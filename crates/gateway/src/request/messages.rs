@@ -3,7 +3,15 @@
 
 use serde_json::{Map, Value, json};
 
-use super::fields::{Fields, invalid};
+use tunesmith_dataset::chat::{
+    Message, Role,
+    tools::{check_results, read_calls},
+};
+
+use super::{
+    fields::{Fields, invalid},
+    tools::first_problem,
+};
 use crate::GatewayError;
 
 const ROLES: [&str; 5] = ["developer", "system", "user", "assistant", "tool"];
@@ -22,7 +30,27 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Value, GatewayError> {
         let fields = Fields::inside(message, &path)?;
         read_message(&fields)
     });
-    read.collect::<Result<Vec<Value>, _>>().map(Value::Array)
+    let read = read.collect::<Result<Vec<Value>, _>>()?;
+    check_order(&read)?;
+    Ok(Value::Array(read))
+}
+
+/// Results must answer calls. Of each message that is all that the check looks at.
+fn check_order(messages: &[Value]) -> Result<(), GatewayError> {
+    let outline = |message: &Value| {
+        let role = message["role"].as_str().and_then(Role::parse);
+        let calls = read_calls(&message["tool_calls"], "tool_calls");
+        Message {
+            tool_calls: calls.unwrap_or_default(),
+            tool_call_id: message["tool_call_id"].as_str().map(ToOwned::to_owned),
+            ..Message::new(role.unwrap_or(Role::System), "")
+        }
+    };
+    let outlines: Vec<Message> = messages.iter().map(outline).collect();
+    match check_results(&outlines, false) {
+        problems if problems.is_empty() => Ok(()),
+        problems => Err(first_problem(problems)),
+    }
 }
 
 fn read_message(message: &Fields<'_>) -> Result<Value, GatewayError> {
@@ -42,12 +70,14 @@ fn read_message(message: &Fields<'_>) -> Result<Value, GatewayError> {
         .collect();
     if role == "assistant" {
         message.text("refusal")?;
-        if let Some(calls) = message.list("tool_calls")? {
-            read.insert("tool_calls".to_owned(), read_calls(message, calls)?);
+        read.shift_remove("tool_calls");
+        let calls = message.list("tool_calls")?.unwrap_or_default();
+        if !calls.is_empty() {
+            read.insert("tool_calls".to_owned(), given_calls(message, calls)?);
         }
     } else {
-        read.remove("tool_calls");
-        read.remove("refusal");
+        read.shift_remove("tool_calls");
+        read.shift_remove("refusal");
     }
     let may_be_silent =
         role == "assistant" && (read.contains_key("tool_calls") || read.contains_key("refusal"));
@@ -99,7 +129,8 @@ fn read_part(part: &Fields<'_>, role: &str) -> Result<Value, GatewayError> {
     }
 }
 
-fn read_calls(message: &Fields<'_>, calls: &[Value]) -> Result<Value, GatewayError> {
+/// The calls as OpenAI has them, arguments as text; replicas read that text themselves.
+fn given_calls(message: &Fields<'_>, calls: &[Value]) -> Result<Value, GatewayError> {
     let list = message.path("tool_calls");
     let read = calls.iter().enumerate().map(|(place, call)| {
         let path = format!("{list}[{place}]");
@@ -115,5 +146,7 @@ fn read_calls(message: &Fields<'_>, calls: &[Value]) -> Result<Value, GatewayErr
         let arguments = function.text("arguments")?.unwrap_or_default();
         Ok(json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}))
     });
-    read.collect::<Result<Vec<Value>, _>>().map(Value::Array)
+    let read = Value::Array(read.collect::<Result<Vec<Value>, _>>()?);
+    read_calls(&read, &list).map_err(first_problem)?;
+    Ok(read)
 }

@@ -200,7 +200,8 @@ fn messages_are_checked_one_by_one() {
         json!([{"role": "system", "content": "be kind"}, {"role": "user", "content": "x", "name": "ada"}]),
         json!([{"role": "developer", "content": [{"type": "text", "text": "x"}]}]),
         json!([{"role": "assistant", "content": null, "tool_calls": [call]}]),
-        json!([{"role": "tool", "content": "4", "tool_call_id": "c1"}]),
+        json!([{"role": "assistant", "content": null, "tool_calls": [call]},
+               {"role": "tool", "content": "4", "tool_call_id": "c1"}]),
         json!([{"role": "assistant", "refusal": "no"}]),
     ] {
         assert!(
@@ -253,6 +254,26 @@ fn messages_are_checked_one_by_one() {
             json!([{"role": "assistant", "tool_calls": [{"id": "c", "function": {}}]}]),
             "messages[0].tool_calls[0].function.name",
         ),
+        (
+            json!([{"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{"}}]}]),
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        (
+            json!([{"role": "assistant", "tool_calls": [call, call]}]),
+            "messages[0].tool_calls[1].id",
+        ),
+        (
+            json!([{"role": "assistant", "content": null, "tool_calls": []}]),
+            "messages[0].content",
+        ),
+        (
+            json!([{"role": "user", "content": "x"}, {"role": "tool", "content": "4", "tool_call_id": "c1"}]),
+            "messages[1].tool_call_id",
+        ),
+        (
+            json!([{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "4", "tool_call_id": "d"}]),
+            "messages[1].tool_call_id",
+        ),
     ] {
         refused(Endpoint::Chat, messages(bad), param);
     }
@@ -288,7 +309,12 @@ fn tools_and_formats_are_checked() {
     for (bad, param) in [
         (json!({"tools": "f"}), "tools"),
         (json!({"tools": vec![plain.clone(); 129]}), "tools"),
+        (json!({"tools": [plain, plain]}), "tools[1].function.name"),
         (json!({"tools": [{"type": "retrieval"}]}), "tools[0].type"),
+        (
+            json!({"tools": [tool(json!({"name": "f", "parameters": {"type": "string"}}))]}),
+            "tools[0].function.parameters.type",
+        ),
         (json!({"tools": [{"type": "function"}]}), "tools[0].function"),
         (
             json!({"tools": [tool(json!({"name": "a b"}))]}),

@@ -1,32 +1,29 @@
 //! Tools that a model may call, and the form that an answer must have.
 
+use tunesmith_dataset::{
+    chat::{
+        Tool,
+        tools::{LONGEST_NAME, read_tools},
+    },
+    fields::Problem,
+};
+
 use super::fields::{Fields, invalid};
 use crate::GatewayError;
 
-/// OpenAI's bound.
-const MOST_TOOLS: usize = 128;
-/// OpenAI's bound for names of functions and schemas.
-const LONGEST_NAME: usize = 64;
+/// The first of the problems that a reader found.
+pub(super) fn first_problem(problems: Vec<Problem>) -> GatewayError {
+    let problem = problems.into_iter().next();
+    let (path, message) = problem.map_or_else(Default::default, |problem| (problem.field, problem.message));
+    GatewayError::Invalid { param: path, message }
+}
 
 /// Checks `tools`, `tool_choice` and `parallel_tool_calls`.
 pub(super) fn check(fields: &Fields<'_>) -> Result<(), GatewayError> {
-    let tools = fields.list("tools")?.unwrap_or_default();
-    if tools.len() > MOST_TOOLS {
-        let message = format!("`tools` has {} tools; it may have {MOST_TOOLS}.", tools.len());
-        return Err(invalid("tools", message));
-    }
-    let mut names = Vec::with_capacity(tools.len());
-    for (place, tool) in tools.iter().enumerate() {
-        let path = format!("tools[{place}]");
-        let tool = Fields::inside(tool, &path)?;
-        require_function_type(&tool)?;
-        let path = tool.path("function");
-        let function = Fields::inside(tool.required("function")?, &path)?;
-        names.push(name(&function)?.to_owned());
-        function.text("description")?;
-        function.object("parameters")?;
-        function.flag("strict")?;
-    }
+    let tools = match fields.get("tools") {
+        Some(value) => read_tools(value).map_err(first_problem)?,
+        None => Vec::new(),
+    };
     if tools.is_empty() {
         for field in ["tool_choice", "parallel_tool_calls"] {
             let harmless = fields.get(field).is_none_or(|value| value == "none");
@@ -36,10 +33,10 @@ pub(super) fn check(fields: &Fields<'_>) -> Result<(), GatewayError> {
         }
     }
     fields.flag("parallel_tool_calls")?;
-    check_choice(fields, &names)
+    check_choice(fields, &tools)
 }
 
-fn check_choice(fields: &Fields<'_>, names: &[String]) -> Result<(), GatewayError> {
+fn check_choice(fields: &Fields<'_>, tools: &[Tool]) -> Result<(), GatewayError> {
     let Some(choice) = fields.get("tool_choice") else {
         return Ok(());
     };
@@ -54,7 +51,7 @@ fn check_choice(fields: &Fields<'_>, names: &[String]) -> Result<(), GatewayErro
     require_function_type(&choice)?;
     let function = Fields::inside(choice.required("function")?, "tool_choice.function")?;
     let chosen = function.required_text("name")?;
-    if names.iter().any(|name| name == chosen) {
+    if tools.iter().any(|tool| tool.name == chosen) {
         return Ok(());
     }
     let path = function.path("name");

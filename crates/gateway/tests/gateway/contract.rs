@@ -153,3 +153,66 @@ async fn an_error_within_a_stream_is_an_event_in_our_words() {
     }
     bench.stop().await;
 }
+
+#[tokio::test]
+async fn tools_reach_the_replica_and_calls_the_caller() {
+    let bench = Bench::start().await;
+    let tools = json!([{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]);
+    let call = json!({"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}});
+    let fields = json!({
+        "tools": tools, "tool_choice": "required", "parallel_tool_calls": false,
+        "messages": [
+            {"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": null, "tool_calls": [call]},
+            {"role": "tool", "content": "2", "tool_call_id": "c1"},
+        ],
+    });
+    let (status, answer) = json_of(bench.chat("primer", fields.clone()).await).await;
+    assert_eq!(status, StatusCode::OK);
+    let choice = &answer["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls");
+    assert_eq!(
+        choice["message"]["tool_calls"][0]["function"],
+        json!({"name": "add", "arguments": "{\"a\": 1}"})
+    );
+    let sent = bench.replica.last_body();
+    for field in ["tools", "tool_choice", "parallel_tool_calls"] {
+        assert_eq!(sent[field], fields[field]);
+    }
+    assert_eq!(sent["messages"][1]["tool_calls"][0], call);
+    assert_eq!(sent["messages"][2], fields["messages"][2]);
+
+    let (status, stream) = text(
+        bench
+            .chat("primer", json!({"tools": tools, "stream": true}))
+            .await,
+    )
+    .await;
+    assert_eq!(status, StatusCode::OK);
+    let chunks: Vec<Value> = stream
+        .split("\n\n")
+        .filter_map(|event| serde_json::from_str(event.strip_prefix("data: ")?).ok())
+        .collect();
+    let calls: Vec<&Value> = chunks
+        .iter()
+        .flat_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"].as_array())
+        .map(|calls| &calls[0])
+        .collect();
+    assert_eq!(
+        (&calls[0]["id"], &calls[0]["function"]["name"]),
+        (&json!("call_1"), &json!("add"))
+    );
+    let arguments: String = calls
+        .iter()
+        .filter_map(|call| call["function"]["arguments"].as_str())
+        .collect();
+    assert_eq!(arguments, "{\"a\": 1}");
+    assert_eq!(
+        chunks.last().unwrap()["choices"][0]["finish_reason"],
+        "tool_calls"
+    );
+    assert!(
+        stream.ends_with("data: [DONE]\n\n") && stream.contains("\"model\":\"primer\""),
+        "{stream}"
+    );
+    bench.stop().await;
+}

@@ -83,12 +83,51 @@ pub(super) async fn chat(State(inner): State<Arc<Inner>>, Json(body): Json<Value
     }
     if body["stream"] == true {
         let with_usage = body["stream_options"]["include_usage"] == true;
-        return stream(&inner, &model, with_usage);
+        return match call(&body) {
+            Some(call) => call_stream(&model, &call),
+            None => stream(&inner, &model, with_usage),
+        };
+    }
+    if let Some(call) = call(&body) {
+        let message = json!({"role": "assistant", "content": null, "tool_calls": [call]});
+        let choices = json!([{"index": 0, "message": message, "finish_reason": "tool_calls"}]);
+        return Json(json!({"id": "c", "object": "chat.completion", "created": 1, "model": model, "choices": choices, "usage": usage()}))
+            .into_response();
     }
     let message = json!({"role": "assistant", "content": format!("I am {model}, filled with {fill}")});
     let choices = json!([{"index": 0, "message": message, "finish_reason": "stop"}]);
     Json(json!({"id": "c", "object": "chat.completion", "created": 1, "model": model, "choices": choices, "usage": usage()}))
         .into_response()
+}
+
+/// The call of the first tool, if the caller has any.
+fn call(body: &Value) -> Option<Value> {
+    let name = body["tools"][0]["function"]["name"].as_str()?;
+    Some(json!({"id": "call_1", "type": "function", "function": {"name": name, "arguments": "{\"a\": 1}"}}))
+}
+
+/// Name first, then the arguments in two pieces.
+fn call_stream(model: &str, call: &Value) -> Response {
+    let begin = json!({"index": 0, "id": call["id"], "type": "function",
+                       "function": {"name": call["function"]["name"], "arguments": ""}});
+    let piece = |text: &str| json!({"index": 0, "function": {"arguments": text}});
+    let deltas = [
+        (json!({"role": "assistant", "content": ""}), Value::Null),
+        (json!({"tool_calls": [begin]}), Value::Null),
+        (json!({"tool_calls": [piece("{\"a\"")]}), Value::Null),
+        (json!({"tool_calls": [piece(": 1}")]}), Value::Null),
+        (json!({}), json!("tool_calls")),
+    ];
+    let mut text: String = deltas
+        .into_iter()
+        .map(|(delta, reason)| {
+            let chunk = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": model,
+                               "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]});
+            format!("data: {chunk}\n\n")
+        })
+        .collect();
+    text.push_str("data: [DONE]\n\n");
+    ([("content-type", "text/event-stream")], text).into_response()
 }
 
 /// What every chat is said to have taken.
