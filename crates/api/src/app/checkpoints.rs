@@ -125,7 +125,7 @@ async fn prepare(
         dataset: &dataset,
         hyperparameters: &job.hyperparameters,
         checkpoint_step: Some(checkpoint.step),
-        parent: None,
+        parent: job.parent.as_ref().map(|parent| parent.version_id),
     };
     let files = vec![config, tensors];
     let metrics = metrics_until(state, job, checkpoint.step).await?;

@@ -269,6 +269,7 @@ async fn another_organizations_parts_cannot_be_used() {
             adapter: &adapter,
             base_model_id,
             dataset_id,
+            parent_version_id: None,
             hyperparameters: &hyperparameters,
             max_attempts: 1,
             created_by: None,
