@@ -103,11 +103,13 @@ pub(crate) async fn stage_checkpoint(
         ));
     }
     let place = directory.resume(checkpoint.step);
-    for name in CHECKPOINT_FILES {
-        let Some(file) = checkpoint.files.iter().find(|file| file.name == name) else {
-            return Ok(StagedCheckpoint::Unusable(format!("it has no `{name}`")));
-        };
-        match fetch(blobs, file, &place.join(name)).await {
+    let named = |name: &str| checkpoint.files.iter().find(|file| file.name == name);
+    if let Some(name) = CHECKPOINT_FILES.into_iter().find(|name| named(name).is_none()) {
+        return Ok(StagedCheckpoint::Unusable(format!("it has no `{name}`")));
+    }
+    let read = CHECKPOINT_FILES.into_iter().chain([BEST_VALUES]);
+    for file in read.filter_map(named) {
+        match fetch(blobs, file, &place.join(&file.name)).await {
             Ok(()) => {}
             Err(
                 error @ (BlobError::NotFound { .. } | BlobError::DigestMismatch { .. } | BlobError::Key(_)),
