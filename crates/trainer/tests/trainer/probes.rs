@@ -155,13 +155,26 @@ fn a_merged_model_has_the_names_of_the_base_and_the_scores_of_the_adapter() {
         found.adapter_effect > 100.0 * found.tolerance,
         "the merge carries the adapter: {found:?}"
     );
-    // In another format, with what one rounding costs.
+    assert_eq!(found.rounded_logit_difference, found.max_logit_difference);
+    // In another format: proved before the rounding just as sharply, and the rounding is measured.
     let output = merge(&base, &job, &["--dtype", "bfloat16"]);
     assert!(output.status.success());
     let file = MappedFile::open(&merged.join("model.safetensors")).unwrap();
     assert_eq!(file.kind("model.norm.weight").unwrap(), Kind::BFloat16);
     assert!(!merged.join("model.safetensors.index.json").exists());
-    assert_eq!(verification(&job).dtype, "bfloat16");
+    let rounded = verification(&job);
+    assert_eq!(
+        (rounded.dtype.as_str(), rounded.equal_tensors),
+        ("bfloat16", names.len())
+    );
+    assert_eq!(
+        (rounded.max_logit_difference, rounded.tolerance),
+        (found.max_logit_difference, found.tolerance)
+    );
+    assert!(
+        rounded.rounded_logit_difference > rounded.tolerance,
+        "{rounded:?}"
+    );
 }
 
 #[test]
