@@ -36,6 +36,7 @@ fn the_first_step_finds_the_loss_that_the_parent_ended_with() {
     let (parent, evaluated) = parent();
     let mut alone = child(&parent);
     alone.set("max-steps", "2").set("batch-size", &ALL.to_string());
+    alone.set("schedule", "constant").set("warmup-ratio", "0");
     alone.finish();
     let steps: Vec<Value> = alone.steps();
     let loss = |place: usize| steps[place]["loss"].as_f64().unwrap();
