@@ -48,6 +48,7 @@ fn the_first_step_finds_the_loss_that_the_parent_ended_with() {
         rank: Some(rank),
         max_steps: Some(2),
         batch_size: Some(ALL),
+        eval_fraction: Some(0.0),
         learning_rate: Some(0.01),
         ..Default::default()
     };
