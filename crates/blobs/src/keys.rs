@@ -46,6 +46,9 @@ pub const CHECKPOINT_FILES: [&str; 4] = [
     "state.json",
 ];
 
+/// Files that some checkpoints have too: the values of the best evaluation, and what the adapter answers.
+pub const CHECKPOINT_EXTRAS: [&str; 2] = ["best.safetensors", "probes.json"];
+
 /// Files of an adapter version: a PEFT folder and its manifest.
 pub const ADAPTER_FILES: [&str; 4] = [
     "README.md",
@@ -155,12 +158,13 @@ impl BlobKey {
         Ok(Self(format!("imports/{folder}/{file}")))
     }
 
-    /// A file of the checkpoint after `step` optimizer steps: one of [`CHECKPOINT_FILES`].
+    /// A file of the checkpoint after `step` optimizer steps: one of [`CHECKPOINT_FILES`] or
+    /// [`CHECKPOINT_EXTRAS`].
     ///
     /// # Errors
     /// The file has no place in a checkpoint.
     pub fn checkpoint_file(run: RunPlace, step: u64, file: &str) -> Result<Self, InvalidKey> {
-        if !CHECKPOINT_FILES.contains(&file) {
+        if !is_checkpoint_file(file) {
             return Err(InvalidKey::new(file, "the name of a checkpoint's file"));
         }
         Ok(Self(format!("{run}/checkpoints/{step}/{file}")))
@@ -330,6 +334,10 @@ fn is_decimal(text: &str) -> bool {
     canonical && (1..=19).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+fn is_checkpoint_file(file: &str) -> bool {
+    CHECKPOINT_FILES.contains(&file) || CHECKPOINT_EXTRAS.contains(&file)
+}
+
 fn is_run(text: &str) -> bool {
     text.split_once('-')
         .is_some_and(|(epoch, lease)| is_decimal(epoch) && is_hex(lease, 32))
@@ -339,7 +347,7 @@ fn is_run_file(parts: &[&str]) -> bool {
     match parts {
         ["metrics.jsonl"] => true,
         ["adapter", file] => ADAPTER_FILES.contains(file),
-        ["checkpoints", step, file] => is_decimal(step) && CHECKPOINT_FILES.contains(file),
+        ["checkpoints", step, file] => is_decimal(step) && is_checkpoint_file(file),
         _ => false,
     }
 }
@@ -364,6 +372,7 @@ mod tests {
             BlobKey::base_model_file(BaseModelId::new(), "tokenizer.json").unwrap(),
             BlobKey::base_model_file(BaseModelId::new(), "model-00001-of-00004.safetensors").unwrap(),
             BlobKey::checkpoint_file(run(), 50, "optimizer.safetensors").unwrap(),
+            BlobKey::checkpoint_file(run(), 50, "probes.json").unwrap(),
             BlobKey::adapter_file(run(), "adapter_config.json").unwrap(),
             BlobKey::imported_adapter_file(OrganizationId::new(), Uuid::new_v4(), "adapter_config.json")
                 .unwrap(),

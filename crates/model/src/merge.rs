@@ -42,6 +42,25 @@ impl CausalLm {
         Ok(())
     }
 
+    /// The first tensor of the model folder `folder` that is not this model's, rounded once to `kind`, bit for bit; none
+    /// where all are.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or has other tensors than this model.
+    pub fn find_unequal(&self, folder: &Path, kind: Kind) -> Result<Option<String>, ModelError> {
+        let _guard = no_grad_guard();
+        let files = WeightFiles::open(folder, &self.config)?;
+        for (name, tensor) in self.parameters() {
+            let wanted = tensor.f_to_device(Device::Cpu)?.f_to_kind(kind)?;
+            let found = Tensor::f_empty(wanted.size(), (kind, Device::Cpu))?;
+            files.fill(&name, &found)?;
+            if files.kind(&name)? != kind || !has_same_bits(&wanted, &found)? {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
     fn untie(&mut self) -> Result<(), ModelError> {
         if self.head.is_none() {
             let mut head = self.embedding.f_empty_like()?;
@@ -51,6 +70,15 @@ impl CausalLm {
         }
         Ok(())
     }
+}
+
+/// Of two tensors of one format; unlike a comparison of numbers it tells zeros of different signs apart.
+fn has_same_bits(one: &Tensor, other: &Tensor) -> Result<bool, ModelError> {
+    let bits = match one.f_kind()? {
+        Kind::Float => Kind::Int,
+        _ => Kind::Int16,
+    };
+    Ok(one.f_view_dtype(bits)?.f_equal(&other.f_view_dtype(bits)?)?)
 }
 
 fn untie(config: &mut ModelConfig) {

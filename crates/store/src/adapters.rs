@@ -345,6 +345,32 @@ pub async fn version(
     row.ok_or(StoreError::NotFound("adapter version"))?.try_into()
 }
 
+/// Adapter and number of the organization's versions with these ids, deleted or not.
+///
+/// # Errors
+/// Database errors only.
+pub async fn names(
+    store: &Store,
+    organization: OrganizationId,
+    versions: &[AdapterVersionId],
+) -> Result<Vec<(AdapterVersionId, ResourceName, i32)>, StoreError> {
+    let ids: Vec<Uuid> = versions.iter().map(|version| version.uuid()).collect();
+    let rows = sqlx::query!(
+        "select v.id, a.name, v.number from adapter_versions v join adapters a on a.id = v.adapter_id
+         where v.organization_id = $1 and v.id = any($2)",
+        organization.uuid(),
+        &ids,
+    )
+    .fetch_all(store.pool())
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let name = stored("adapters.name", &row.name)?;
+            Ok((AdapterVersionId::from_uuid(row.id), name, row.number))
+        })
+        .collect()
+}
+
 /// The versions with these ids, whoever owns them; the routes of a revision were checked when it was made.
 pub(crate) async fn versions_by_id(
     store: &Store,

@@ -184,8 +184,13 @@ pub async fn authenticate(store: &Store, secret_sha256: &[u8; 32]) -> Result<Opt
         return Ok(None);
     };
     if row.stale {
+        // Requests that come at the same moment do not queue for the row: one of them notes it.
         sqlx::query!(
-            "update api_keys set last_used_at = clock_timestamp() where id = $1",
+            "update api_keys set last_used_at = clock_timestamp()
+             where id = (select id from api_keys
+                         where id = $1
+                           and (last_used_at is null or last_used_at < clock_timestamp() - interval '1 minute')
+                         for update skip locked)",
             row.id
         )
         .execute(store.pool())

@@ -181,6 +181,32 @@ pub async fn find(store: &Store, organization: OrganizationId, name: &str) -> Re
     row.with(&revisions)
 }
 
+/// A deployment by name, with its newest revisions, at most `history` of them, the newest first.
+///
+/// # Errors
+/// [`StoreError::NotFound`].
+pub async fn find_with_history(
+    store: &Store,
+    organization: OrganizationId,
+    name: &str,
+    history: u16,
+) -> Result<(Deployment, Vec<Revision>), StoreError> {
+    let mut connection = store.pool().acquire().await?;
+    let row = select_deployments!(
+        "where d.organization_id = $1 and d.name = $2",
+        organization.uuid(),
+        name
+    )
+    .fetch_optional(&mut *connection)
+    .await?
+    .ok_or(StoreError::NotFound("deployment"))?;
+    let first = row.last_number + 1 - i32::from(history);
+    let mut revisions = revisions::active_and_from(&mut connection, organization, row.id, first).await?;
+    let deployment = row.with(&revisions)?;
+    revisions.retain(|revision| revision.number >= first);
+    Ok((deployment, revisions))
+}
+
 /// The organization's deployments, newest first.
 ///
 /// # Errors

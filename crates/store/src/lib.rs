@@ -44,7 +44,10 @@ pub mod tombstones;
 
 use std::{sync::Arc, time::Duration};
 
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{
+    Connection, PgConnection,
+    postgres::{PgConnectOptions, PgPool, PgPoolOptions},
+};
 use tokio::sync::watch;
 
 pub use crate::error::StoreError;
@@ -79,6 +82,18 @@ impl StoreSettings {
     }
 }
 
+/// A connection that was idle for longer is asked for a sign of life before it is used.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// A dead connection is replaced. One that was in use a moment ago is not asked: under load that would be a round trip
+/// for each statement.
+async fn is_alive(connection: &mut PgConnection, idle_for: Duration) -> Result<bool, sqlx::Error> {
+    if idle_for > FRESH {
+        connection.ping().await?;
+    }
+    Ok(true)
+}
+
 impl Store {
     /// Connects; fails where the database cannot be reached. The schema is not looked at: see [`Self::migrate`] and
     /// [`Self::check_schema`].
@@ -90,6 +105,8 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(settings.max_connections)
             .acquire_timeout(settings.acquire_timeout)
+            .test_before_acquire(false)
+            .before_acquire(|connection, known| Box::pin(is_alive(connection, known.idle_for)))
             .connect_with(options.application_name("tunesmith"))
             .await?;
         let deployment_changes = Arc::new(watch::Sender::new(0));

@@ -77,6 +77,8 @@ pub struct JobNode {
     pub dataset_id: DatasetId,
     /// What it tunes.
     pub base_model_id: BaseModelId,
+    /// The version whose adapter it begins with.
+    pub parent: Option<AdapterVersionId>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
 }
@@ -215,7 +217,7 @@ struct VersionRow {
     deleted_at: Option<DateTime<Utc>>,
 }
 
-/// The versions that the walk begins with or that the jobs made, and the next relatives of the former.
+/// The versions that the walk begins with, those that the jobs made or begin with, and the next relatives of the first.
 async fn versions(
     connection: &mut PgConnection,
     organization: OrganizationId,
@@ -235,7 +237,9 @@ async fn versions(
          left join adapter_version_tombstones t on t.adapter_version_id = v.id
          where v.organization_id = $1
            and (v.id = any($2) or v.job_id = any($3) or v.parent_version_id = any($2)
-                or v.id in (select known.parent_version_id from adapter_versions known where known.id = any($2)))
+                or v.id in (select known.parent_version_id from adapter_versions known where known.id = any($2))
+                or v.id in (select begun.parent_version_id from jobs begun
+                            where begun.organization_id = $1 and begun.id = any($3)))
          order by v.created_at desc, v.id desc limit $4",
         organization.uuid(),
         &first,
@@ -274,7 +278,7 @@ async fn job_nodes(
 ) -> Result<Vec<JobNode>, StoreError> {
     let ids: Vec<Uuid> = jobs.iter().copied().collect();
     let rows = sqlx::query!(
-        "select id, state::text as \"state!\", dataset_id, base_model_id, created_at
+        "select id, state::text as \"state!\", dataset_id, base_model_id, parent_version_id, created_at
          from jobs where organization_id = $1 and id = any($2) order by created_at, id",
         organization.uuid(),
         &ids,
@@ -288,6 +292,7 @@ async fn job_nodes(
                 state: stored("jobs.state", &row.state)?,
                 dataset_id: DatasetId::from_uuid(row.dataset_id),
                 base_model_id: BaseModelId::from_uuid(row.base_model_id),
+                parent: row.parent_version_id.map(AdapterVersionId::from_uuid),
                 created_at: row.created_at,
             })
         })

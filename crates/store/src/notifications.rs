@@ -11,7 +11,7 @@ use crate::{Store, StoreError};
 
 const JOB_QUEUED: &str = "job_queued";
 const JOB_UPDATED: &str = "job_updated";
-const DEPLOYMENT_UPDATED: &str = "deployment_updated";
+pub(crate) const DEPLOYMENT_UPDATED: &str = "deployment_updated";
 
 /// Wake-ups that wait for a slow subscriber; after more it is told that it missed some.
 const BACKLOG: usize = 1024;

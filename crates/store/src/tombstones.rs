@@ -3,7 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
-use tunesmith_types::ids::{AdapterVersionId, OrganizationId, UserId};
+use tunesmith_types::ids::{AdapterVersionId, JobId, OrganizationId, UserId};
 use uuid::Uuid;
 
 use crate::{Store, StoreError, aliases};
@@ -22,8 +22,8 @@ pub struct Deletion {
 /// Deletes a version for good; deleting it again changes nothing. Its files are still there: see [`orphaned_keys`].
 ///
 /// # Errors
-/// [`StoreError::NotFound`]; [`StoreError::Conflict`] `version_in_use` where an alias points to it, or a revision
-/// routes to it that is active, pending, or the last one that was active before.
+/// [`StoreError::NotFound`]; [`StoreError::Conflict`] `version_in_use` where an alias points to it, a job that has not
+/// ended begins with it, or a revision routes to it that is active, pending, or the last one that was active before.
 pub async fn delete_version(
     store: &Store,
     organization: OrganizationId,
@@ -98,8 +98,9 @@ async fn require_unused(
         organization.uuid(),
         version,
     )
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
+    users.extend(jobs_beginning_with(connection, organization, version).await?);
     users.extend(
         shadows
             .into_iter()
@@ -115,10 +116,29 @@ async fn require_unused(
         return Ok(());
     }
     let message = format!(
-        "`{adapter}@{number}` is in use by {}; move the aliases, and promote other versions twice or delete the deployments.",
+        "`{adapter}@{number}` is in use by {}; move the aliases, promote other versions twice or delete the deployments, and let the jobs end or \
+         cancel them.",
         users.join(", ")
     );
     Err(StoreError::conflict("version_in_use", None, message))
+}
+
+/// Jobs that have not ended and need the version to begin with, in words.
+async fn jobs_beginning_with(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    version: Uuid,
+) -> Result<Vec<String>, StoreError> {
+    let jobs = sqlx::query_scalar!(
+        "select id from jobs
+         where organization_id = $1 and parent_version_id = $2 and state in ('queued', 'running') order by id",
+        organization.uuid(),
+        version,
+    )
+    .fetch_all(connection)
+    .await?;
+    let words = |job| format!("job `{}`, which begins with it", JobId::from_uuid(job));
+    Ok(jobs.into_iter().map(words).collect())
 }
 
 /// Keys of the files of a deleted version that no other row names. They may be removed from the object store, at any

@@ -1,4 +1,5 @@
-//! Checkpoints: `step-00000050/` with the trained tensors, the optimizer's moments, the best values so far and the state.
+//! Checkpoints: `step-00000050/` with the trained tensors, the optimizer's moments, the best values so far and the state,
+//! and golden probes beside them.
 //! `best/` is a checkpoint too: that of the best evaluation, where it is asked for. A folder that exists is whole.
 
 use std::fs;
@@ -7,11 +8,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 use tunesmith_torch_ext::{MappedFile, write_tensor_file};
+use tunesmith_types::probe::Probe;
 
 use crate::base::Base;
 use crate::error::TrainError;
 use crate::files::{clear, entries, write_folder};
 use crate::optimizer::Moments;
+use crate::probes::write_probes;
 use crate::recipe::Recipe;
 use crate::selection::Selection;
 use crate::subject::Subject;
@@ -71,12 +74,12 @@ pub struct Snapshot<'a> {
 }
 
 impl Snapshot<'_> {
-    /// Writes `step-…` under `folder` and returns its path.
+    /// Writes `step-…` under `folder`, with the `probes` of its adapter, and returns its path.
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn save(&self, folder: &Path, base: &Base) -> Result<PathBuf, TrainError> {
-        self.save_to(folder.join(format!("step-{:08}", self.state.step)), base)
+    pub fn save(&self, folder: &Path, base: &Base, probes: Option<&[Probe]>) -> Result<PathBuf, TrainError> {
+        self.save_to(folder.join(format!("step-{:08}", self.state.step)), base, probes)
     }
 
     /// Writes `best` under `folder`, in the place of the one before.
@@ -84,10 +87,10 @@ impl Snapshot<'_> {
     /// # Errors
     /// A file cannot be written.
     pub fn save_best(&self, folder: &Path, base: &Base) -> Result<PathBuf, TrainError> {
-        self.save_to(folder.join("best"), base)
+        self.save_to(folder.join("best"), base, None)
     }
 
-    fn save_to(&self, path: PathBuf, base: &Base) -> Result<PathBuf, TrainError> {
+    fn save_to(&self, path: PathBuf, base: &Base, probes: Option<&[Probe]>) -> Result<PathBuf, TrainError> {
         write_folder(&path, |aside| {
             self.subject.save_exact(aside, base)?;
             let moments = [
@@ -97,6 +100,9 @@ impl Snapshot<'_> {
             write_tensors(&aside.join(OPTIMIZER), &moments)?;
             if let Some(best) = self.best {
                 write_tensors(&aside.join(BEST), &[(VALUES, best)])?;
+            }
+            if let Some(probes) = probes {
+                write_probes(aside, probes)?;
             }
             let text = serde_json::to_string_pretty(self.state).expect("invariant: a state is plain data");
             let file = aside.join(STATE);

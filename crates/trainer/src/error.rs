@@ -164,6 +164,17 @@ pub enum TrainError {
         /// What is allowed.
         tolerance: f64,
     },
+    /// A merged model was not written as it was computed.
+    #[error(
+        "`{tensor}` of the written model is not the merged weight rounded to {dtype}, so the model was not kept; the disk \
+         or the memory of this machine is at fault"
+    )]
+    MergeNotRounded {
+        /// The tensor.
+        tensor: String,
+        /// The format.
+        dtype: &'static str,
+    },
     /// SPEC.json is not valid, or a command is not.
     #[error("{0}")]
     Specification(String),
@@ -199,6 +210,7 @@ impl TrainError {
             Self::Output { .. } | Self::DiskTooSmall { .. } => "output_unwritable",
             Self::Pass { code, .. } => code,
             Self::MergeDiffers { .. } => "merge_differs",
+            Self::MergeNotRounded { .. } => "merge_not_rounded",
             Self::Specification(_) => "invalid_specification",
             Self::Internal(_) => "internal_error",
             Self::Vocabulary(_) => "tokenizer_invalid",

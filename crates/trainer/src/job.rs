@@ -221,7 +221,8 @@ impl Job {
 
     fn save_checkpoint(&mut self, base: &Base) -> Result<(), TrainError> {
         let folder = self.assignment.checkpoints();
-        let path = self.snapshot().save(&folder, base)?;
+        let probes = self.probes(base)?;
+        let path = self.snapshot().save(&folder, base, probes.as_deref())?;
         self.reporter.tell(TrainerEvent::Checkpoint {
             step: self.state.step,
             path: path.display().to_string(),

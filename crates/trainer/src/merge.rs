@@ -1,5 +1,5 @@
-//! `merge`: base model and adapter become a model folder of its own, which is proved to give the same scores before it
-//! is there.
+//! `merge`: base model and adapter become a model folder of its own, which is proved to be that before it is
+//! there.
 
 use std::fs;
 use std::path::Path;
@@ -20,39 +20,39 @@ use crate::subject::copy_text_files;
 /// The file that says how a merged model was verified.
 pub const VERIFICATION_FILE: &str = "verification.json";
 
-/// How far the scores of a merged model may be from those of base and adapter, as a share of the largest score. Summing in
-/// another order costs a float32 model about one part in a million; rounding every merged weight to 8 or 11 bits costs more.
-const fn tolerance(kind: Kind) -> f64 {
-    match kind {
-        Kind::Float => 1e-4,
-        Kind::Half => 2e-2,
-        _ => 1e-1,
-    }
-}
+/// How far the scores of the unrounded merge may be from those of base and adapter, as a share of the largest score: what
+/// summing in another order costs, about one part in a million, with room for deep models.
+const TOLERANCE: f64 = 1e-4;
 
-/// What the comparison of a merged model with base and adapter gave; all scores computed in float32.
+/// How a merged model was proved: the merge in float32 gives the scores of base and adapter, and the written weights are
+/// that merge, rounded once. All scores are computed in float32.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verification {
     /// Prompts that were compared.
     pub prompts: usize,
     /// Positions that were compared, each over the whole vocabulary.
     pub positions: usize,
-    /// The largest difference of two scores (logits).
+    /// The largest difference of two scores (logits) between the merge before rounding and base and adapter.
     pub max_logit_difference: f64,
-    /// How large it may be: a share of `largest_logit` that depends on `dtype`.
+    /// How large it may be.
     pub tolerance: f64,
     /// The largest score of base and adapter, without sign.
     pub largest_logit: f64,
     /// The largest difference that the adapter makes to the base model: what the merge must carry over.
     pub adapter_effect: f64,
-    /// The format of the merged weights, which were rounded to it once.
+    /// The format of the written weights.
     pub dtype: String,
+    /// Tensors that were written; each was found to be, bit for bit, the merge rounded once to `dtype`.
+    pub equal_tensors: usize,
+    /// The largest difference of two scores between the written model and base and adapter: what the rounding costs. For
+    /// information; it is that of any model in this format.
+    pub rounded_logit_difference: f64,
 }
 
-/// Writes the merged model to `--out`, which holds it only when its scores are proved.
+/// Writes the merged model to `--out`, which holds it only when it is proved.
 ///
 /// # Errors
-/// Base or adapter cannot be read, a file cannot be written, or the scores differ by more than the tolerance.
+/// Base or adapter cannot be read, a file cannot be written, or the merge is not proved.
 pub fn merge(args: &MergeArgs) -> Result<Verification, TrainError> {
     let config = tunesmith_model::ModelConfig::from_folder(&args.base)?;
     let adapter = Adapter::load(&args.adapter, &config, Device::Cpu)?;
@@ -107,7 +107,7 @@ fn prompts(args: &MergeArgs, vocabulary: i64) -> Result<Vec<Vec<u32>>, TrainErro
     Ok(prompts)
 }
 
-/// Compares the scores of the merged model in `folder` with those of base and adapter. One model is in memory at a time.
+/// Proves the merged model in `folder`. One model is in memory at a time.
 fn verify(
     base: &Path,
     adapter: &Adapter,
@@ -117,28 +117,45 @@ fn verify(
 ) -> Result<Verification, TrainError> {
     let _guard = no_grad_guard();
     let load = |folder: &Path| CausalLm::load(folder, Device::Cpu, Precision::uniform(Kind::Float));
-    let model = load(base)?;
+    let mut model = load(base)?;
     let plain = scores(&model, None, prompts)?;
     let adapted = scores(&model, Some(adapter), prompts)?;
-    drop(model);
-    let merged = scores(&load(folder)?, None, prompts)?;
+    model.merge(adapter)?;
+    let difference = largest_difference(&adapted, &scores(&model, None, prompts)?)?;
     let largest_logit = adapted.f_abs()?.f_max()?.f_double_value(&[])?;
-    let found = Verification {
+    require_within(difference, TOLERANCE * largest_logit)?;
+    if let Some(tensor) = model.find_unequal(folder, kind)? {
+        return Err(TrainError::MergeNotRounded {
+            tensor,
+            dtype: kind_name(kind),
+        });
+    }
+    let equal_tensors = model.parameters().len();
+    drop(model);
+    let rounded_logit_difference = largest_difference(&adapted, &scores(&load(folder)?, None, prompts)?)?;
+    // A number of the base model may be too large for float16.
+    require_within(rounded_logit_difference, f64::MAX)?;
+    Ok(Verification {
         prompts: prompts.len(),
         positions: prompts.iter().map(Vec::len).sum(),
-        max_logit_difference: largest_difference(&adapted, &merged)?,
-        tolerance: tolerance(kind) * largest_logit,
+        max_logit_difference: difference,
+        tolerance: TOLERANCE * largest_logit,
         largest_logit,
         adapter_effect: largest_difference(&adapted, &plain)?,
         dtype: kind_name(kind).to_owned(),
-    };
-    // Also where one of them is not a number.
-    if found.max_logit_difference <= found.tolerance {
-        Ok(found)
+        equal_tensors,
+        rounded_logit_difference,
+    })
+}
+
+/// Refuses a difference that is no number too.
+fn require_within(difference: f64, tolerance: f64) -> Result<(), TrainError> {
+    if difference <= tolerance {
+        Ok(())
     } else {
         Err(TrainError::MergeDiffers {
-            difference: found.max_logit_difference,
-            tolerance: found.tolerance,
+            difference,
+            tolerance,
         })
     }
 }

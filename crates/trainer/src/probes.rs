@@ -1,12 +1,12 @@
-//! Golden probes: what a finished adapter answers to a few prompts of its own data, so that serving can prove that the
-//! adapter acts. `probes.json` beside the adapter; nothing that PEFT reads.
+//! Golden probes: what an adapter answers to a few prompts of its own data, so that serving can prove that the
+//! adapter acts. `probes.json` beside a finished adapter and in each checkpoint; nothing that PEFT reads.
 
 use std::path::Path;
 
 use tch::{Kind, Tensor, no_grad_guard};
 use tunesmith_dataset::corpus::{CorpusError, StoredSequence};
 use tunesmith_dataset::{Corpus, Encoder};
-use tunesmith_model::{Adapter, CausalLm, SequenceStep};
+use tunesmith_model::{Adapter, CausalLm, KvCache, SequenceStep};
 use tunesmith_types::probe::Probe;
 
 use crate::base::Base;
@@ -73,35 +73,107 @@ impl ProbePrompts {
 
     /// What `adapter` answers. A prompt that it answers with silence, or with numbers that are not finite, has no probe.
     ///
+    /// All prompts, with the adapter and without, go through the model together: that is a pass over the prompts and one
+    /// for each further token, so that it costs little to do it with every checkpoint.
+    ///
     /// # Errors
     /// LibTorch refused, most often for want of memory.
     pub fn record(&self, base: &Base, adapter: &Adapter) -> Result<Vec<Probe>, TrainError> {
         let _guard = no_grad_guard();
         let adapter = adapter.frozen(base.device, base.kind)?;
         let longest = usize::try_from(base.model.config().max_positions).unwrap_or(usize::MAX);
-        let mut probes = Vec::new();
-        for prompt in &self.prompts {
-            if prompt.len() + Probe::MOST_TOKENS > longest {
-                continue;
-            }
-            let likeliest = Continuation::Likeliest { ends: &self.ends };
-            let (completion, logprobs) = continue_with(&base.model, Some(&adapter), prompt, &likeliest)?;
-            let given = Continuation::Given(&completion);
-            let (_, base_logprobs) = continue_with(&base.model, None, prompt, &given)?;
-            let are_finite = logprobs
-                .iter()
-                .chain(&base_logprobs)
-                .all(|value| value.is_finite());
-            if are_finite && !completion.is_empty() {
-                probes.push(Probe {
-                    prompt: prompt.clone(),
-                    completion,
-                    logprobs,
-                    base_logprobs,
+        let fitting = self
+            .prompts
+            .iter()
+            .filter(|prompt| prompt.len() + Probe::MOST_TOKENS <= longest);
+        let mut recordings = fitting
+            .map(|prompt| Recording::new(&base.model, prompt))
+            .collect::<Result<Vec<_>, _>>()?;
+        for _ in 0..Probe::MOST_TOKENS {
+            self.continue_all(&base.model, &adapter, &mut recordings)?;
+        }
+        let probes = recordings.into_iter().map(|recording| recording.probe);
+        Ok(probes.filter(is_whole).collect())
+    }
+
+    /// Adds to each answer that has not ended its likeliest next token.
+    fn continue_all(
+        &self,
+        model: &CausalLm,
+        adapter: &Adapter,
+        recordings: &mut [Recording],
+    ) -> Result<(), TrainError> {
+        let mut open: Vec<&mut Recording> = recordings.iter_mut().filter(|one| !one.has_ended).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        let mut steps = Vec::with_capacity(2 * open.len());
+        for recording in &mut open {
+            let Recording { unseen, caches, .. } = &mut **recording;
+            for (cache, adapter) in caches.iter_mut().zip([Some(adapter), None]) {
+                steps.push(SequenceStep {
+                    tokens: &unseen[..],
+                    cache,
+                    adapter,
                 });
             }
         }
-        Ok(probes)
+        let scores = model.step(&mut steps)?.f_log_softmax(-1, Kind::Double)?;
+        drop(steps);
+        let likeliest = scores.f_argmax(-1, false)?;
+        for (row, recording) in (0..).step_by(2).zip(open) {
+            let token = u32::try_from(likeliest.f_int64_value(&[row])?).ok();
+            match token.filter(|token| !self.ends.contains(token)) {
+                Some(token) => recording.take(token, &scores, row)?,
+                None => recording.has_ended = true,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_whole(probe: &Probe) -> bool {
+    let mut logprobs = probe.logprobs.iter().chain(&probe.base_logprobs);
+    !probe.completion.is_empty() && logprobs.all(|value| value.is_finite())
+}
+
+/// A probe in the making.
+struct Recording {
+    probe: Probe,
+    /// With the adapter, and without.
+    caches: [KvCache; 2],
+    /// What the caches have not seen.
+    unseen: Vec<u32>,
+    has_ended: bool,
+}
+
+impl Recording {
+    fn new(model: &CausalLm, prompt: &[u32]) -> Result<Self, TrainError> {
+        let cache = || model.new_cache(prompt.len() + Probe::MOST_TOKENS);
+        Ok(Self {
+            probe: Probe {
+                prompt: prompt.to_vec(),
+                completion: Vec::new(),
+                logprobs: Vec::new(),
+                base_logprobs: Vec::new(),
+            },
+            caches: [cache()?, cache()?],
+            unseen: prompt.to_vec(),
+            has_ended: false,
+        })
+    }
+
+    /// `scores`: log-probabilities `[2 · recordings, vocab]`, of this one with the adapter in `row`, without in the next.
+    fn take(&mut self, token: u32, scores: &Tensor, row: i64) -> Result<(), TrainError> {
+        let logprob = |row| -> Result<f64, TrainError> {
+            let value = scores.f_double_value(&[row, i64::from(token)])?;
+            Ok((value * PRECISION).round() / PRECISION)
+        };
+        self.probe.logprobs.push(logprob(row)?);
+        self.probe.base_logprobs.push(logprob(row + 1)?);
+        self.probe.completion.push(token);
+        self.unseen = vec![token];
+        Ok(())
     }
 }
 
@@ -121,48 +193,4 @@ fn prompt_of(example: &StoredSequence<'_>) -> Vec<u32> {
     let leading = example.supervised().take_while(|is_learnt| !is_learnt).count();
     let length = if leading < 2 { example.len() / 2 } else { leading };
     example.tokens().take(length).collect()
-}
-
-/// Which tokens follow a prompt.
-enum Continuation<'a> {
-    /// The likeliest, until one that ends a generation.
-    Likeliest { ends: &'a [u32] },
-    /// These.
-    Given(&'a [u32]),
-}
-
-/// The tokens behind `prompt`, and the natural logarithm of the probability of each.
-fn continue_with(
-    model: &CausalLm,
-    adapter: Option<&Adapter>,
-    prompt: &[u32],
-    continuation: &Continuation<'_>,
-) -> Result<(Vec<u32>, Vec<f64>), TrainError> {
-    let mut cache = model.new_cache(prompt.len() + Probe::MOST_TOKENS)?;
-    let (mut tokens, mut logprobs) = (Vec::new(), Vec::new());
-    let mut unseen = prompt.to_vec();
-    while tokens.len() < Probe::MOST_TOKENS {
-        let step = SequenceStep {
-            tokens: &unseen,
-            cache: &mut cache,
-            adapter,
-        };
-        let scores = model.step(&mut [step])?.f_log_softmax(-1, Kind::Double)?;
-        let token = match continuation {
-            Continuation::Likeliest { ends } => likeliest(&scores)?.filter(|token| !ends.contains(token)),
-            Continuation::Given(given) => given.get(tokens.len()).copied(),
-        };
-        let Some(token) = token else { break };
-        let logprob = scores.f_double_value(&[0, i64::from(token)])?;
-        logprobs.push((logprob * PRECISION).round() / PRECISION);
-        tokens.push(token);
-        unseen = vec![token];
-    }
-    Ok((tokens, logprobs))
-}
-
-/// `scores`: `[1, vocab]`.
-fn likeliest(scores: &Tensor) -> Result<Option<u32>, TrainError> {
-    let token = scores.f_argmax(-1, false)?.f_int64_value(&[0])?;
-    Ok(u32::try_from(token).ok())
 }

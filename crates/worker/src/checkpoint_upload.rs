@@ -16,7 +16,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tunesmith_blobs::{
     BlobError, BlobKey, Blobs,
-    keys::{CHECKPOINT_FILES, RunPlace},
+    keys::{CHECKPOINT_EXTRAS, CHECKPOINT_FILES, RunPlace},
 };
 use tunesmith_store::{
     Store,
@@ -116,6 +116,8 @@ impl Drop for CheckpointUploader {
 struct LinkedCheckpoint {
     step: u64,
     folder: PathBuf,
+    /// Names of its files.
+    names: Vec<&'static str>,
 }
 
 impl LinkedCheckpoint {
@@ -125,8 +127,15 @@ impl LinkedCheckpoint {
             .uploads()
             .join(uuid::Uuid::new_v4().simple().to_string());
         fs::create_dir(&folder)?;
-        let linked = Self { step, folder };
-        for name in CHECKPOINT_FILES {
+        let extras = CHECKPOINT_EXTRAS
+            .into_iter()
+            .filter(|name| fs::symlink_metadata(source.join(name)).is_ok());
+        let linked = Self {
+            step,
+            folder,
+            names: CHECKPOINT_FILES.into_iter().chain(extras).collect(),
+        };
+        for name in &linked.names {
             let file = source.join(name);
             if !fs::symlink_metadata(&file)?.is_file() {
                 return Err(io::Error::new(
@@ -189,12 +198,12 @@ impl UploadContext {
     }
 
     async fn upload_files(&self, checkpoint: &LinkedCheckpoint) -> Result<Vec<StoredFile>, BlobError> {
-        let mut files = Vec::with_capacity(CHECKPOINT_FILES.len());
-        for name in CHECKPOINT_FILES {
+        let mut files = Vec::with_capacity(checkpoint.names.len());
+        for name in &checkpoint.names {
             let key = BlobKey::checkpoint_file(run_place(&self.lease), checkpoint.step, name)?;
             let stored = self.blobs.put_file(&key, &checkpoint.folder.join(name)).await?;
             files.push(StoredFile {
-                name: name.to_owned(),
+                name: (*name).to_owned(),
                 key: key.to_string(),
                 sha256: stored.sha256.to_string(),
                 bytes: stored.bytes,

@@ -23,7 +23,7 @@ use crate::{
     publish::{self, Finished},
     scratch::{RunDirectory, Scratch},
     settings::WorkerSettings,
-    stage::{StagedCheckpoint, base_model_details, stage_checkpoint, stage_data},
+    stage::{StagedCheckpoint, base_model_details, stage_checkpoint, stage_data, stage_parent},
     supervise::{Start, TrainingEnd, log_event, train},
     trainer::Desk,
 };
@@ -91,7 +91,7 @@ async fn attempt(context: &WorkerContext, job: &ClaimedJob, lease: &Lease, desk:
     let staged = tokio::select! {
         () = lease.cancel_requested() => return RunEnd::Cancelled,
         () = context.draining.cancelled() => return RunEnd::Released,
-        staged = stage_data(&context.blobs, job, &directory) => staged,
+        staged = stage(context, job, &directory) => staged,
     };
     let base = match staged.and_then(|()| base_model_details(&job.base_model)) {
         Ok(base) => base,
@@ -106,6 +106,12 @@ async fn attempt(context: &WorkerContext, job: &ClaimedJob, lease: &Lease, desk:
         desk,
     };
     run.train_and_publish().await
+}
+
+/// Everything but the checkpoints, whose order depends on how the training goes.
+async fn stage(context: &WorkerContext, job: &ClaimedJob, directory: &RunDirectory) -> Result<(), Failure> {
+    stage_data(&context.blobs, job, directory).await?;
+    stage_parent(&context.blobs, job, directory).await
 }
 
 struct Run<'a> {

@@ -132,6 +132,11 @@ impl RunDirectory {
         self.root.join("data.jsonl")
     }
 
+    /// The adapter that the training begins with.
+    pub(crate) fn parent(&self) -> PathBuf {
+        self.root.join("parent")
+    }
+
     pub(crate) fn out(&self) -> PathBuf {
         self.root.join("out")
     }

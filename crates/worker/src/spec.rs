@@ -48,7 +48,7 @@ pub(crate) fn job_spec(
         data: directory.data(),
         eval: None,
         out: directory.out(),
-        init_adapter: None,
+        init_adapter: job.parent.is_some().then(|| directory.parent()),
         resume: resume.map(Path::to_owned),
         checkpoint_dir: Some(directory.checkpoints()),
         keep_checkpoints: KEEP_CHECKPOINTS,

@@ -1,4 +1,4 @@
-//! Filling a run directory: examples, and a checkpoint to go on from. Every byte is verified before use.
+//! Filling a run directory: examples, the adapter to begin with, and a checkpoint to go on from. Every byte is verified before use.
 
 use std::path::PathBuf;
 
@@ -15,6 +15,12 @@ use crate::{
     failure::{Failure, chain},
     scratch::RunDirectory,
 };
+
+/// What the trainer reads of the adapter that a job begins with.
+const PARENT_FILES: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
+/// Of a checkpoint of a job that may deliver its best adapter.
+const BEST_VALUES: &str = "best.safetensors";
 
 /// The base model's details; a job is only made for a model that has them.
 pub(crate) fn base_model_details(base_model: &BaseModel) -> Result<&BaseModelDetails, Failure> {
@@ -46,6 +52,35 @@ pub(crate) async fn stage_data(
     })
 }
 
+/// The files of the version that the job begins with, where it does not begin with a fresh adapter.
+pub(crate) async fn stage_parent(
+    blobs: &Blobs,
+    job: &ClaimedJob,
+    directory: &RunDirectory,
+) -> Result<(), Failure> {
+    let Some(parent) = &job.parent else { return Ok(()) };
+    let what = format!(
+        "the adapter `{}@{}`, which the job begins with",
+        parent.adapter, parent.number
+    );
+    for name in PARENT_FILES {
+        let file = parent
+            .files
+            .iter()
+            .find(|file| file.name == name)
+            .ok_or_else(|| {
+                let message = format!("There is no `{name}` in {what}; begin with another version.");
+                Failure::last("parent_version_unusable", message)
+            })?;
+        let fetched = fetch(blobs, file, &directory.parent().join(name)).await;
+        fetched.map_err(|error| {
+            tracing::warn!(key = file.key, error = %chain(&error), "the parent version cannot be fetched");
+            Failure::blob(&what, &error)
+        })?;
+    }
+    Ok(())
+}
+
 /// What became of an attempt to use a checkpoint.
 pub(crate) enum StagedCheckpoint {
     /// It lies here, whole.
@@ -68,11 +103,13 @@ pub(crate) async fn stage_checkpoint(
         ));
     }
     let place = directory.resume(checkpoint.step);
-    for name in CHECKPOINT_FILES {
-        let Some(file) = checkpoint.files.iter().find(|file| file.name == name) else {
-            return Ok(StagedCheckpoint::Unusable(format!("it has no `{name}`")));
-        };
-        match fetch(blobs, file, &place.join(name)).await {
+    let named = |name: &str| checkpoint.files.iter().find(|file| file.name == name);
+    if let Some(name) = CHECKPOINT_FILES.into_iter().find(|name| named(name).is_none()) {
+        return Ok(StagedCheckpoint::Unusable(format!("it has no `{name}`")));
+    }
+    let read = CHECKPOINT_FILES.into_iter().chain([BEST_VALUES]);
+    for file in read.filter_map(named) {
+        match fetch(blobs, file, &place.join(&file.name)).await {
             Ok(()) => {}
             Err(
                 error @ (BlobError::NotFound { .. } | BlobError::DigestMismatch { .. } | BlobError::Key(_)),

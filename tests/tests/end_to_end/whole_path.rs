@@ -33,6 +33,7 @@ async fn from_a_dataset_to_a_served_adapter() {
         "{version}"
     );
     assert_download(client, &version).await;
+    assert_child(client, &version).await;
     assert_deployment(client).await;
     platform.stop().await;
 }
@@ -57,6 +58,33 @@ async fn assert_metrics(client: &Client, job: &str) {
     let text = stream.body.as_str().unwrap();
     assert_eq!(text.matches("event: metric").count(), 60, "{text}");
     assert!(text.contains("succeeded"), "the stream ends with the job's state");
+}
+
+/// Trained further, the adapter begins where it ended, and the registry knows both ends.
+async fn assert_child(client: &Client, parent: &Value) {
+    let mut request = train_request("boxes", "boxes", 10, 5);
+    request["parent_version"] = json!("boxes@latest");
+    let job = client.post("/v1/jobs", &request).await.ok();
+    assert_eq!(job["parent_version"]["id"], parent["id"], "{job}");
+    let job = client.finish(job["id"].as_str().unwrap()).await;
+    assert_eq!(job["status"], "succeeded", "{job}");
+    let first_loss = async |job: &Value| {
+        let path = format!("/v1/jobs/{}/metrics?limit=1", job.as_str().unwrap());
+        client.get(&path).await.ok()["data"][0]["loss"].as_f64().unwrap()
+    };
+    let (fresh, continued) = (first_loss(&parent["job_id"]).await, first_loss(&job["id"]).await);
+    assert!(continued < 0.5 * fresh, "{continued} and {fresh}");
+    let lineage = client.get("/v1/adapters/boxes/versions/2/lineage").await.ok();
+    let versions = &lineage["versions"];
+    assert_eq!(versions[0]["children"], json!([versions[1]["id"]]), "{lineage}");
+    assert_eq!(versions[1]["parent"], parent["id"], "{lineage}");
+    let checkpoint = format!("/v1/jobs/{}/checkpoints/5/publish", job["id"].as_str().unwrap());
+    let kept = client.post(&checkpoint, &json!({"adapter": "kept"})).await.ok();
+    assert_eq!(kept["parent_version_id"], parent["id"], "{kept}");
+    assert!(
+        !kept["manifest"]["probes"].as_array().unwrap().is_empty(),
+        "{kept}"
+    );
 }
 
 async fn assert_download(client: &Client, version: &Value) {

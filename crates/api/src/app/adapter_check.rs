@@ -5,6 +5,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tunesmith_blobs::{BlobError, Blobs};
 use tunesmith_store::files::StoredFile;
+use tunesmith_types::probe::Probe;
 
 use super::model_check::safetensors_header::{self, FloatType, MOST_HEADER_BYTES};
 
@@ -66,6 +67,19 @@ pub(super) async fn check_tensors(blobs: &Blobs, file: &StoredFile) -> Checked {
     } else {
         Err(damaged(file))
     })
+}
+
+/// The golden probes of a checkpoint, or what is wrong with them.
+pub(super) async fn read_probes(
+    blobs: &Blobs,
+    file: &StoredFile,
+) -> Result<Result<Vec<Probe>, String>, BlobError> {
+    let key = file.key.parse().map_err(BlobError::Key)?;
+    let text = blobs.get_bytes(&key, Probe::MOST_BYTES).await?;
+    if hex::encode(Sha256::digest(&text)) != file.sha256 {
+        return Ok(Err(damaged(file)));
+    }
+    Ok(Probe::parse_list(&text).map_err(|error| format!("{}: {error}.", file.name)))
 }
 
 fn damaged(file: &StoredFile) -> String {

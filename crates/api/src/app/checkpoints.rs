@@ -11,8 +11,9 @@ use tunesmith_types::api::adapters as body;
 use tunesmith_types::ids::JobId;
 use tunesmith_types::names::ResourceName;
 use tunesmith_types::principal::Principal;
+use tunesmith_types::probe::Probe;
 
-use super::adapter_check::{CONFIG, TENSORS, check_config, check_tensors};
+use super::adapter_check::{CONFIG, TENSORS, check_config, check_tensors, read_probes};
 use super::adapters::{require_present, version_view};
 use super::jobs;
 use crate::error::{ApiError, OrNotFound};
@@ -90,28 +91,14 @@ fn known(version: AdapterVersion, wanted: Option<&ResourceName>) -> Result<Publi
     })
 }
 
-/// Checks the files and says what the version was made from. It shares its files with the checkpoint.
+/// Says what the version was made from. It shares its files with the checkpoint.
 async fn prepare(
     state: &ApiState,
     job: &Job,
     checkpoint: &Checkpoint,
 ) -> Result<NewAdapterVersion, ApiError> {
     let organization = job.organization_id;
-    let config = file(checkpoint, CONFIG)?;
-    let tensors = file(checkpoint, TENSORS)?;
-    let rank = job.hyperparameters.rank.get();
-    for checked in [
-        check_config(&state.blobs, &config, rank).await?,
-        check_tensors(&state.blobs, &tensors).await?,
-    ] {
-        checked.map_err(|reason| {
-            let message = format!(
-                "The checkpoint at step {} is no good adapter: {reason}",
-                checkpoint.step
-            );
-            ApiError::conflict("checkpoint_invalid", message)
-        })?;
-    }
+    let (files, probes) = check_files(state, job, checkpoint).await?;
     let base_model = base_models::get(&state.store, organization, job.base_model_id).await?;
     let base = base_model
         .details
@@ -125,17 +112,41 @@ async fn prepare(
         dataset: &dataset,
         hyperparameters: &job.hyperparameters,
         checkpoint_step: Some(checkpoint.step),
-        parent: None,
+        parent: job.parent.as_ref().map(|parent| parent.version_id),
     };
-    let files = vec![config, tensors];
     let metrics = metrics_until(state, job, checkpoint.step).await?;
-    let manifest = manifest(&origin, &files, &metrics, &[]);
+    let manifest = manifest(&origin, &files, &metrics, &probes);
     Ok(NewAdapterVersion {
         digest: canonical_digest(&manifest),
         manifest,
         files,
         metrics,
     })
+}
+
+/// The files of the adapter, every byte checked, and what it answers; nothing where an older trainer did not record it.
+async fn check_files(
+    state: &ApiState,
+    job: &Job,
+    checkpoint: &Checkpoint,
+) -> Result<(Vec<StoredFile>, Vec<Probe>), ApiError> {
+    let config = file(checkpoint, CONFIG)?;
+    let tensors = file(checkpoint, TENSORS)?;
+    let refuse = |reason: String| {
+        let message = format!(
+            "The checkpoint at step {} is no good adapter: {reason}",
+            checkpoint.step
+        );
+        ApiError::conflict("checkpoint_invalid", message)
+    };
+    let rank = job.hyperparameters.rank.get();
+    check_config(&state.blobs, &config, rank).await?.map_err(refuse)?;
+    check_tensors(&state.blobs, &tensors).await?.map_err(refuse)?;
+    let probes = match file(checkpoint, Probe::FILE) {
+        Ok(file) => read_probes(&state.blobs, &file).await?.map_err(refuse)?,
+        Err(_) => Vec::new(),
+    };
+    Ok((vec![config, tensors], probes))
 }
 
 fn file(checkpoint: &Checkpoint, name: &str) -> Result<StoredFile, ApiError> {

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use tunesmith_store::adapters;
 use tunesmith_store::deployments::{self, NewDeployment};
-use tunesmith_store::revisions::{self, NewRevision, Route};
+use tunesmith_store::revisions::{self, NewRevision, Revision, Route};
 use tunesmith_types::api::deployments as body;
 use tunesmith_types::ids::{AdapterVersionId, DeploymentId, OrganizationId};
-use tunesmith_types::list::{List, MAX_LIMIT, Page, PageQuery};
+use tunesmith_types::list::{List, MAX_LIMIT, PageQuery};
 use tunesmith_types::names::ResourceName;
 use tunesmith_types::principal::Principal;
 use tunesmith_types::reason::Reason;
@@ -71,7 +71,8 @@ pub async fn create(
     let deployment = deployments::create(&state.store, organization, &new).await;
     let deployment = deployment.or_unknown(base_models::KIND, "base_model", &request.base_model)?;
     tracing::info!(deployment = %deployment.id, %name, "deployment made");
-    view(state, organization, deployment, true).await
+    let history: Vec<Revision> = deployment.latest.iter().cloned().collect();
+    view(state, organization, deployment, &history).await
 }
 
 /// Makes the next revision, which sends all requests to one version once it is ready.
@@ -122,7 +123,7 @@ pub async fn list(
     let rows = deployments::list(&state.store, caller.organization_id, &page).await?;
     let mut data = Vec::with_capacity(rows.rows.len());
     for deployment in rows.rows {
-        data.push(view(state, caller.organization_id, deployment, false).await?);
+        data.push(view(state, caller.organization_id, deployment, &[]).await?);
     }
     Ok(List::new(data, rows.has_more, |deployment: &body::Deployment| {
         deployment.id.to_string()
@@ -138,8 +139,10 @@ pub async fn get(
     caller: &Principal,
     name: &ResourceName,
 ) -> Result<body::Deployment, ApiError> {
-    let deployment = find(state, caller, name).await?;
-    view(state, caller.organization_id, deployment, true).await
+    let organization = caller.organization_id;
+    let found = deployments::find_with_history(&state.store, organization, name.as_str(), MAX_LIMIT).await;
+    let (deployment, history) = found.or_not_found(KIND, name)?;
+    view(state, organization, deployment, &history).await
 }
 
 /// Takes a deployment away; its name can be used again.
@@ -201,20 +204,8 @@ pub(super) async fn view(
     state: &ApiState,
     organization: OrganizationId,
     deployment: deployments::Deployment,
-    with_history: bool,
+    history: &[Revision],
 ) -> Result<body::Deployment, ApiError> {
-    let page = Page {
-        after: None,
-        limit: MAX_LIMIT,
-    };
-    let history = match with_history {
-        true => {
-            revisions::list(&state.store, organization, deployment.id, &page)
-                .await?
-                .rows
-        }
-        false => Vec::new(),
-    };
     let all = history.iter().chain(&deployment.active).chain(&deployment.latest);
     let names = names_of(state, organization, all.flat_map(|revision| &revision.routes)).await?;
     Ok(body::Deployment {
@@ -245,14 +236,17 @@ pub(super) async fn names_of(
     organization: OrganizationId,
     routes: impl Iterator<Item = &Route>,
 ) -> Result<Names, ApiError> {
-    let mut names = Names::new();
-    for id in routes.filter_map(|route| route.adapter_version_id) {
-        if let std::collections::btree_map::Entry::Vacant(entry) = names.entry(id) {
-            let version = adapters::version(&state.store, organization, id).await?;
-            entry.insert((version.adapter.to_string(), version.number));
-        }
+    let mut ids: Vec<AdapterVersionId> = routes.filter_map(|route| route.adapter_version_id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    if ids.is_empty() {
+        return Ok(Names::new());
     }
-    Ok(names)
+    let found = adapters::names(&state.store, organization, &ids).await?;
+    let named = found
+        .into_iter()
+        .map(|(id, adapter, number)| (id, (adapter.to_string(), number)));
+    Ok(named.collect())
 }
 
 fn revision_view(revision: &revisions::Revision, names: &Names) -> body::Revision {

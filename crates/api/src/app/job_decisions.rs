@@ -2,14 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use tunesmith_types::hyperparameters::{HyperparametersRequest, Schedule, TrainingDtype};
+use tunesmith_types::hyperparameters::{AdapterShape, HyperparametersRequest, Schedule, TrainingDtype};
 
-/// Reasons by field. `limit`: tokens of the base model's longest sequence.
-pub(super) fn reasons(asked: &HyperparametersRequest, limit: Option<u32>) -> BTreeMap<String, String> {
+/// Reasons by field. `limit`: tokens of the base model's longest sequence; `parent`: the version that the training begins
+/// with.
+pub(super) fn reasons(
+    asked: &HyperparametersRequest,
+    limit: Option<u32>,
+    parent: Option<&str>,
+) -> BTreeMap<String, String> {
+    let reason = |field| match parent {
+        Some(parent) if AdapterShape::FIELDS.contains(&field) => format!("as in {parent}"),
+        _ => reason(field, asked, limit),
+    };
     let mut reasons: BTreeMap<String, String> = absent(asked)
         .into_iter()
         .filter(|(_, absent)| *absent)
-        .map(|(field, _)| (field.to_owned(), reason(field, asked, limit)))
+        .map(|(field, _)| (field.to_owned(), reason(field)))
         .collect();
     if asked.dtype.unwrap_or_default() == TrainingDtype::Auto {
         let reason = "auto: the worker takes bfloat16 where its device is quick with it, else float32";
@@ -123,7 +132,7 @@ mod tests {
         let asked = HyperparametersRequest::default();
         let resolved = serde_json::to_value(asked.resolve(None).unwrap()).unwrap();
         let fields: std::collections::BTreeSet<&String> = resolved.as_object().unwrap().keys().collect();
-        let reasons = reasons(&asked, None);
+        let reasons = reasons(&asked, None, None);
         assert!(reasons.keys().eq(fields), "{reasons:?}");
         let asked = HyperparametersRequest {
             batch_tokens: Some(4096),
@@ -131,10 +140,14 @@ mod tests {
             dtype: Some(TrainingDtype::Float32),
             ..Default::default()
         };
-        let reasons = super::reasons(&asked, Some(512));
+        let reasons = super::reasons(&asked, Some(512), Some("support@3"));
         for field in ["batch_size", "batch_tokens", "epochs", "max_steps", "dtype"] {
             assert!(!reasons.contains_key(field), "{field}");
         }
         assert_eq!(reasons["max_seq_len"], "the base model's limit of 512 tokens");
+        assert_eq!(
+            (reasons["rank"].as_str(), reasons["dropout"].as_str()),
+            ("as in support@3", "default")
+        );
     }
 }

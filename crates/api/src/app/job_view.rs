@@ -20,6 +20,11 @@ pub(super) fn job_view(job: Job, recent: &[MetricRow]) -> body::Job {
         base_model_id: job.base_model_id,
         dataset: format!("{}@{}", job.dataset, job.dataset_number),
         dataset_id: job.dataset_id,
+        parent_version: job.parent.map(|parent| body::JobAdapterVersion {
+            id: parent.version_id,
+            number: parent.number,
+            reference: format!("{}@{}", parent.adapter, parent.number),
+        }),
         adapter_version: version.map(|(id, number)| body::JobAdapterVersion {
             id,
             number,

@@ -6,6 +6,8 @@ use tunesmith_store::jobs::{self, JobFilter, NewJob};
 use tunesmith_store::{checkpoints, events, metrics};
 use tunesmith_types::api::jobs as body;
 use tunesmith_types::dataset::ExampleFormat;
+use tunesmith_types::error::ParameterError;
+use tunesmith_types::hyperparameters::{Hyperparameters, HyperparametersRequest};
 use tunesmith_types::ids::JobId;
 use tunesmith_types::list::{List, PageQuery};
 use tunesmith_types::names::ResourceName;
@@ -13,6 +15,7 @@ use tunesmith_types::principal::Principal;
 use tunesmith_types::states::{BaseModelState, DatasetState, JobState};
 
 use super::job_decisions::reasons;
+use super::job_parent::{self, JobParent};
 use super::job_view::{checkpoint_view, event_view, job_view, metric_view};
 use super::model_check::ModelModules;
 use super::{base_models, datasets, job_targets, servability};
@@ -43,24 +46,19 @@ pub async fn create(
     let model = base_models::lookup(state, organization, &request.base_model).await;
     let model = model.or_unknown(base_models::KIND, "base_model", &request.base_model)?;
     let dataset = datasets::resolve(state, organization, &request.dataset).await?;
-    let limit = model.details.as_ref().map(|details| details.max_seq_len);
-    let hyperparameters = request
-        .hyperparameters
-        .resolve(limit)
+    let parent = match &request.parent_version {
+        Some(reference) => Some(job_parent::find(state, organization, &model, reference).await?),
+        None => None,
+    };
+    let hyperparameters = decide(&request.hyperparameters, parent.as_ref(), &model)
         .map_err(|error| error.under("hyperparameters"))?;
     check_inputs(&model, &dataset)?;
-    if let Some(modules) = model
-        .details
-        .as_ref()
-        .and_then(|details| ModelModules::read(&details.config))
-    {
-        job_targets::check(&hyperparameters, &modules).map_err(|error| error.under("hyperparameters"))?;
-    }
     servability::require_of_job(state, &model, &hyperparameters).await?;
     let new = NewJob {
         adapter: &adapter,
         base_model_id: model.id,
         dataset_id: dataset.id,
+        parent_version_id: parent.as_ref().map(|parent| parent.version.id),
         hyperparameters: &hyperparameters,
         max_attempts: MOST_ATTEMPTS,
         created_by: caller.user_id,
@@ -68,8 +66,35 @@ pub async fn create(
     let job = jobs::create(&state.store, organization, &new).await?;
     tracing::info!(job = %job.id, %adapter, "job queued");
     let mut view = job_view(job, &[]);
-    view.decided = Some(reasons(&request.hyperparameters, limit));
+    let parent = parent.map(|parent| parent.reference());
+    view.decided = Some(reasons(
+        &request.hyperparameters,
+        longest(&model),
+        parent.as_deref(),
+    ));
     Ok(view)
+}
+
+/// Every value decided, and fit for the model: those that are bound to the parent's tensors are the parent's.
+fn decide(
+    asked: &HyperparametersRequest,
+    parent: Option<&JobParent>,
+    model: &BaseModel,
+) -> Result<Hyperparameters, ParameterError> {
+    let hyperparameters = match parent {
+        Some(parent) => asked.continuing(&parent.shape)?.resolve(longest(model))?,
+        None => asked.resolve(longest(model))?,
+    };
+    let details = model.details.as_ref();
+    if let Some(modules) = details.and_then(|details| ModelModules::read(&details.config)) {
+        job_targets::check(&hyperparameters, &modules)?;
+    }
+    Ok(hyperparameters)
+}
+
+/// Tokens of the model's longest sequence.
+fn longest(model: &BaseModel) -> Option<u32> {
+    model.details.as_ref().map(|details| details.max_seq_len)
 }
 
 /// Whether the model can be trained, on this dataset.

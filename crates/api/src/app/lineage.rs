@@ -120,6 +120,7 @@ fn view(found: Lineage) -> body::Lineage {
                 status: job.state,
                 dataset_id: job.dataset_id,
                 base_model_id: job.base_model_id,
+                parent: job.parent,
                 created_at: job.created_at.timestamp(),
             })
             .collect(),

@@ -15,6 +15,7 @@ pub mod deployments;
 pub mod exports;
 pub mod feedback;
 mod job_decisions;
+mod job_parent;
 mod job_targets;
 pub mod job_view;
 pub mod jobs;

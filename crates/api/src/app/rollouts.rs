@@ -6,7 +6,7 @@ use tunesmith_store::rollouts::{self, Canary, NewCanary};
 use tunesmith_store::{StoreError, adapters, shadows};
 use tunesmith_types::api::deployments as deployment_body;
 use tunesmith_types::api::rollouts as body;
-use tunesmith_types::ids::AdapterVersionId;
+use tunesmith_types::ids::{AdapterVersionId, DeploymentId};
 use tunesmith_types::names::ResourceName;
 use tunesmith_types::principal::Principal;
 use tunesmith_types::reason::Reason;
@@ -75,19 +75,20 @@ pub async fn split(
         note: note.as_ref().map(Reason::as_str),
         created_by: caller.user_id,
     };
-    revise(state, caller, &deployment, &new).await
+    revise(state, caller, name, deployment.id, &new).await
 }
 
 async fn revise(
     state: &ApiState,
     caller: &Principal,
-    deployment: &Deployment,
+    name: &ResourceName,
+    deployment: DeploymentId,
     new: &NewRevision<'_>,
 ) -> Result<deployment_body::Deployment, ApiError> {
-    let made = revisions::create(&state.store, caller.organization_id, deployment.id, new).await;
+    let made = revisions::create(&state.store, caller.organization_id, deployment, new).await;
     let revision = made.map_err(revision_error)?;
-    tracing::info!(deployment = %deployment.id, revision = revision.number, kind = %revision.kind, "revision made");
-    deployments::get(state, caller, &deployment.name).await
+    tracing::info!(%deployment, revision = revision.number, kind = %revision.kind, "revision made");
+    deployments::get(state, caller, name).await
 }
 
 /// Goes back: to the revision that is named, else to where the running canary began, else to what answered before.
@@ -102,18 +103,12 @@ pub async fn rollback(
     request: &body::RollbackRequest,
 ) -> Result<deployment_body::Deployment, ApiError> {
     let organization = caller.organization_id;
-    let deployment = find(state, caller, name).await?;
+    let found = revisions::way_back(&state.store, organization, name.as_str(), request.to_revision).await;
+    let back = found.or_not_found(deployments::KIND, name)?;
     let note = Reason::parse("reason", request.reason.as_deref())?;
-    let routes = match request.to_revision {
-        Some(number) => {
-            let found = revisions::find(&state.store, organization, deployment.id, number).await;
-            found.or_unknown("revision", "to_revision", number)?.routes
-        }
-        None => match running_canary(state, caller, &deployment).await? {
-            Some(canary) => canary.stable_routes,
-            None => before_active(state, caller, &deployment).await?,
-        },
-    };
+    let routes = back
+        .routes
+        .ok_or_else(|| no_way_back(name, request.to_revision))?;
     // Whoever goes back wants to stay there, wherever aliases move.
     let routes: Vec<Route> = routes
         .into_iter()
@@ -126,7 +121,7 @@ pub async fn rollback(
         note: note.as_ref().map(Reason::as_str),
         created_by: caller.user_id,
     };
-    revise(state, caller, &deployment, &new)
+    revise(state, caller, name, back.deployment_id, &new)
         .await
         .map_err(|error| match error {
             ApiError::NotFound {
@@ -151,19 +146,13 @@ async fn running_canary(
     }
 }
 
-async fn before_active(
-    state: &ApiState,
-    caller: &Principal,
-    deployment: &Deployment,
-) -> Result<Vec<Route>, ApiError> {
-    let found = revisions::before_active(&state.store, caller.organization_id, deployment.id).await?;
-    found.map(|revision| revision.routes).ok_or_else(|| {
-        let message = format!(
-            "No revision of `{}` has answered before the present one; name one with `to_revision`.",
-            deployment.name
-        );
-        ApiError::conflict("nothing_before", message)
-    })
+fn no_way_back(name: &ResourceName, to_revision: Option<i32>) -> ApiError {
+    if let Some(number) = to_revision {
+        return ApiError::unknown("revision", "to_revision", number);
+    }
+    let message =
+        format!("No revision of `{name}` has answered before the present one; name one with `to_revision`.");
+    ApiError::conflict("nothing_before", message)
 }
 
 /// Begins a canary.

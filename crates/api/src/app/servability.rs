@@ -107,21 +107,25 @@ pub(super) async fn require_of_job(
     }
 }
 
+/// What is wrong where a version was made for other bytes than its base model now has.
+pub(super) fn base_objection(version: &AdapterVersion, model: &BaseModel) -> Option<String> {
+    let recorded = version.manifest.get("base_digest").and_then(Value::as_str)?;
+    let present = model.details.as_ref()?.digest.as_str();
+    (recorded != present).then(|| {
+        format!(
+            "`{}@{}` was made for other weights than those of base model `{}`: the digests differ. It would answer nonsense.",
+            version.adapter, version.number, model.name
+        )
+    })
+}
+
 /// Checks a version against its base model and the servers of it.
 ///
 /// # Errors
 /// It was made for other bytes than the base model now has, or cannot be served.
 pub(super) async fn require_of_version(state: &ApiState, version: &AdapterVersion) -> Result<(), ApiError> {
     let model = base_models::get_any(&state.store, version.base_model_id).await?;
-    let recorded = version.manifest.get("base_digest").and_then(Value::as_str);
-    let present = model.details.as_ref().map(|details| details.digest.as_str());
-    if let (Some(recorded), Some(present)) = (recorded, present)
-        && recorded != present
-    {
-        let message = format!(
-            "`{}@{}` was made for other weights than those of base model `{}`: the digests differ. It would answer nonsense.",
-            version.adapter, version.number, model.name
-        );
+    if let Some(message) = base_objection(version, &model) {
         return Err(ApiError::Invalid {
             code: "base_digest_differs",
             param: Some("adapter".to_owned()),

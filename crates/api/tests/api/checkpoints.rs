@@ -27,20 +27,30 @@ fn adapter(value: f32) -> Vec<u8> {
     file
 }
 
+/// What the adapter of a checkpoint answers.
+fn probes() -> Value {
+    json!([{"prompt": [1, 2], "completion": [3], "logprobs": [-0.5], "base_logprobs": [-2.5]}])
+}
+
 /// Saves a checkpoint, as a worker does.
 async fn save(app: &App, job: &ClaimedJob, step: u64, rank: u32, value: f32) {
+    save_with(app, job, step, rank, value, Some(probes())).await;
+}
+
+async fn save_with(app: &App, job: &ClaimedJob, step: u64, rank: u32, value: f32, probes: Option<Value>) {
     let place = RunPlace {
         job: job.token.job_id,
         epoch: job.token.epoch,
         lease: job.token.lease_id,
     };
     let config = json!({"peft_type": "LORA", "r": rank}).to_string().into_bytes();
-    let contents = [
+    let mut contents = vec![
         ("adapter_config.json", config),
         ("adapter_model.safetensors", adapter(value)),
         ("optimizer.safetensors", b"moments".to_vec()),
         ("state.json", b"{}".to_vec()),
     ];
+    contents.extend(probes.map(|probes| ("probes.json", probes.to_string().into_bytes())));
     let mut files = Vec::new();
     for (name, content) in contents {
         let key = BlobKey::checkpoint_file(place, step, name).unwrap();
@@ -79,6 +89,8 @@ async fn a_kept_checkpoint_becomes_a_version_once() {
     save(&app, &claimed, 2, rank, 1.0).await;
     save(&app, &claimed, 3, rank, f32::NAN).await;
     save(&app, &claimed, 4, rank + 1, 1.0).await;
+    save_with(&app, &claimed, 6, rank, 1.0, Some(json!([{"prompt": []}]))).await;
+    save_with(&app, &claimed, 7, rank, 1.0, None).await;
     let checkpoints = format!("/v1/jobs/{}/checkpoints", job["id"].as_str().unwrap());
     let publish = |step: &str| format!("{checkpoints}/{step}/publish");
 
@@ -92,6 +104,7 @@ async fn a_kept_checkpoint_becomes_a_version_once() {
         (&json!("boxes@1"), &json!(2), &job["id"])
     );
     let manifest = &version["manifest"];
+    assert_eq!(manifest["probes"], probes());
     assert_eq!(
         (
             &manifest["job"],
@@ -128,7 +141,7 @@ async fn a_kept_checkpoint_becomes_a_version_once() {
         .post(&publish("2"), &json!({"adapter": "other"}))
         .await
         .fails(409, "checkpoint_published", Some("adapter"));
-    for step in ["3", "4"] {
+    for step in ["3", "4", "6"] {
         client
             .post(&publish(step), &json!({}))
             .await
@@ -146,7 +159,14 @@ async fn a_kept_checkpoint_becomes_a_version_once() {
         Some("adapter"),
     );
 
-    // The job's own version comes after it, and one call shows both.
+    // One of an older trainer, without probes.
+    let older = client
+        .post(&publish("7"), &json!({"adapter": "older"}))
+        .await
+        .ok(201);
+    assert_eq!(older["manifest"]["probes"], json!([]));
+
+    // The job's own version comes after it, and one call shows all.
     finish_job(&app.state, &claimed).await;
     let lineage = client
         .get(&format!("/v1/jobs/{}/lineage", job["id"].as_str().unwrap()))
@@ -160,7 +180,11 @@ async fn a_kept_checkpoint_becomes_a_version_once() {
         .collect();
     assert_eq!(
         made,
-        [(&json!("boxes@1"), &json!(2)), (&json!("boxes@2"), &Value::Null)]
+        [
+            (&json!("boxes@1"), &json!(2)),
+            (&json!("older@1"), &json!(7)),
+            (&json!("boxes@2"), &Value::Null)
+        ]
     );
     client.delete("/v1/adapters/boxes/versions/1").await.ok(200);
     client

@@ -14,6 +14,7 @@ mod exports;
 mod idempotency;
 mod imports;
 mod isolation;
+mod job_parents;
 mod jobs;
 mod lineage;
 mod metrics_stream;

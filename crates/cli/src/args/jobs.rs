@@ -65,6 +65,10 @@ pub(crate) struct CreateArgs {
     /// Name of the adapter; the job adds a version to it.
     #[arg(long, value_name = "NAME")]
     pub(crate) adapter: String,
+    /// Train the adapter of a version further, as `name@7`, `name@champion` or `name@latest`; its rank, alpha and
+    /// modules are taken over.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) parent_version: Option<String>,
     /// Follow the job until it ends. Exits with 1 where it does not succeed.
     #[arg(long)]
     pub(crate) watch: bool,

@@ -170,6 +170,7 @@ impl Bench {
             adapter: &name(adapter),
             base_model_id: self.base,
             dataset_id: self.dataset,
+            parent_version_id: None,
             hyperparameters: &HyperparametersRequest::default().resolve(None).unwrap(),
             max_attempts: 3,
             created_by: None,

@@ -113,7 +113,6 @@ async fn under_load_no_request_fails_and_none_is_answered_by_a_mixture() {
     let mut rollbacks = Vec::new();
     let mut made = 1;
     while begun.elapsed() < LEAST || made < REVISIONS {
-        let id = bench.id_of("helpdesk").await;
         let version = versions[made % versions.len()];
         match made % 4 {
             0 | 2 => bench.promote("helpdesk", version).await,
@@ -123,12 +122,12 @@ async fn under_load_no_request_fails_and_none_is_answered_by_a_mixture() {
                 bench.revise("helpdesk", RevisionKind::Split, &routes).await;
             }
             _ => {
-                let back = revisions::before_active(bench.store(), bench.organization, id)
+                let back = revisions::way_back(bench.store(), bench.organization, "helpdesk", None)
                     .await
                     .unwrap();
                 let called = Instant::now();
                 let revision = bench
-                    .revise("helpdesk", RevisionKind::Rollback, &back.unwrap().routes)
+                    .revise("helpdesk", RevisionKind::Rollback, &back.routes.unwrap())
                     .await;
                 assert_eq!(
                     revision.state,
@@ -220,18 +219,17 @@ async fn a_rollback_answers_within_50_ms_and_touches_no_replica() {
     bench.settled("helpdesk").await;
     bench.promote("helpdesk", second).await;
     bench.settled("helpdesk").await;
-    let id = bench.id_of("helpdesk").await;
     let loaded = bench.replica.loaded();
     let mut times = Vec::new();
     for round in 0..20 {
         let response = bench.chat("helpdesk", json!({})).await;
         let before = header(&response, "x-tunesmith-version");
         let begun = Instant::now();
-        let back = revisions::before_active(bench.store(), bench.organization, id)
+        let back = revisions::way_back(bench.store(), bench.organization, "helpdesk", None)
             .await
             .unwrap();
         bench
-            .revise("helpdesk", RevisionKind::Rollback, &back.unwrap().routes)
+            .revise("helpdesk", RevisionKind::Rollback, &back.routes.unwrap())
             .await;
         // The very next request of this process sees it.
         let response = bench.chat("helpdesk", json!({})).await;

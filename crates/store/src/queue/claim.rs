@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sqlx::{PgConnection, Postgres, Transaction};
 use tunesmith_types::{
     hyperparameters::Hyperparameters,
-    ids::{BaseModelId, DatasetId, JobId, OrganizationId, RunId},
+    ids::{AdapterVersionId, BaseModelId, DatasetId, JobId, OrganizationId, RunId},
     names::ResourceName,
     states::EventLevel,
 };
@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::{CHECKPOINTS_TO_RESUME, LeaseToken, QueueSettings};
 use crate::{
     Store, StoreError,
+    adapters::{self, AdapterVersion},
     base_models::{self, BaseModel},
     checkpoints::{self, Checkpoint},
     datasets::{self, Dataset},
@@ -39,6 +40,8 @@ pub struct ClaimedJob {
     pub base_model: BaseModel,
     /// What it learns from.
     pub dataset: Dataset,
+    /// The version whose adapter it begins with; none for a fresh one.
+    pub parent: Option<AdapterVersion>,
     /// The best to resume from first, then two to fall back to; none for a fresh start.
     pub checkpoints: Vec<Checkpoint>,
     /// Runs before this one that ended with an error.
@@ -65,6 +68,7 @@ pub(super) struct ClaimRow {
     pub(super) adapter: String,
     pub(super) base_model_id: Uuid,
     pub(super) dataset_id: Uuid,
+    pub(super) parent_version_id: Option<Uuid>,
     pub(super) hyperparameters: Value,
     pub(super) attempts: i32,
     pub(super) rescues: i32,
@@ -115,6 +119,10 @@ pub(super) async fn begin_run(
     events::append(&mut transaction, organization_id, token.job_id, &event).await?;
     notify_job_updated(&mut transaction, token.job_id).await?;
     transaction.commit().await?;
+    let parent = match row.parent_version_id.map(AdapterVersionId::from_uuid) {
+        Some(parent) => Some(adapters::version(store, organization_id, parent).await?),
+        None => None,
+    };
     Ok(ClaimedJob {
         token,
         organization_id,
@@ -123,6 +131,7 @@ pub(super) async fn begin_run(
         hyperparameters: stored_json("jobs.hyperparameters", row.hyperparameters)?,
         base_model: base_models::get_any(store, BaseModelId::from_uuid(row.base_model_id)).await?,
         dataset: datasets::get(store, organization_id, DatasetId::from_uuid(row.dataset_id)).await?,
+        parent,
         checkpoints,
         attempts: row.attempts,
         rescues: row.rescues,
@@ -146,8 +155,8 @@ async fn take_oldest(
              select id from jobs where state = 'queued' and run_at <= now()
              order by run_at, id for update skip locked limit 1
          )
-         returning id, organization_id, epoch, lease_id, adapter, base_model_id, dataset_id, hyperparameters, attempts,
-                   rescues, alone",
+         returning id, organization_id, epoch, lease_id, adapter, base_model_id, dataset_id, parent_version_id,
+                   hyperparameters, attempts, rescues, alone",
         worker,
         interval(settings.ttl),
     )

@@ -97,8 +97,8 @@ async fn take_joining(
                       run_at, id
              for update skip locked limit 1
          )
-         returning id, organization_id, epoch, lease_id, adapter, base_model_id, dataset_id, hyperparameters, attempts,
-                   rescues, alone",
+         returning id, organization_id, epoch, lease_id, adapter, base_model_id, dataset_id, parent_version_id,
+                   hyperparameters, attempts, rescues, alone",
         worker,
         interval(settings.ttl),
         opening.base_model.uuid(),

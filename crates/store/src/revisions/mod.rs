@@ -3,11 +3,13 @@
 //! it is active at once.
 
 mod alias;
+mod rollback;
 mod write;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sqlx::PgConnection;
 use tunesmith_types::{
     ids::{AdapterVersionId, DeploymentId, DeploymentRevisionId, OrganizationId, UserId},
     list::Page,
@@ -19,6 +21,7 @@ use uuid::Uuid;
 pub(crate) use self::write::{insert, lock, require_versions};
 pub use self::{
     alias::follow_alias,
+    rollback::{WayBack, way_back},
     write::{NewRevision, activate, create, fail, set_loaded},
 };
 use crate::{
@@ -200,6 +203,25 @@ pub(crate) async fn current(
     rows.into_iter().map(Revision::try_from).collect()
 }
 
+/// The active revision of a deployment, and those from number `from` on; newest first.
+pub(crate) async fn active_and_from(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    deployment: Uuid,
+    from: i32,
+) -> Result<Vec<Revision>, StoreError> {
+    let rows = select_revisions!(
+        "where r.organization_id = $1 and r.deployment_id = $2 and (r.state = 'active' or r.number >= $3)
+         order by r.number desc",
+        organization.uuid(),
+        deployment,
+        from,
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.into_iter().map(Revision::try_from).collect()
+}
+
 /// A revision by its number.
 ///
 /// # Errors
@@ -219,28 +241,4 @@ pub async fn find(
     .fetch_optional(store.pool())
     .await?;
     row.ok_or(StoreError::NotFound("deployment revision"))?.try_into()
-}
-
-/// Where a rollback leads: the last revision that answered before the active one and sent requests elsewhere. Steps
-/// of canaries are passed over.
-///
-/// # Errors
-/// Database errors only.
-pub async fn before_active(
-    store: &Store,
-    organization: OrganizationId,
-    deployment: DeploymentId,
-) -> Result<Option<Revision>, StoreError> {
-    let row = select_revisions!(
-        "where r.organization_id = $1 and r.deployment_id = $2 and r.state = 'superseded'
-           and r.activated_at is not null and r.kind <> 'canary'
-           and r.routes is distinct from (select active.routes from deployment_revisions active
-                                          where active.deployment_id = $2 and active.state = 'active')
-         order by r.ended_at desc, r.number desc limit 1",
-        organization.uuid(),
-        deployment.uuid(),
-    )
-    .fetch_optional(store.pool())
-    .await?;
-    row.map(Revision::try_from).transpose()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use tunesmith_types::{
     ids::{AdapterVersionId, DeploymentId, DeploymentRevisionId, OrganizationId, UserId},
@@ -9,10 +10,13 @@ use tunesmith_types::{
 };
 use uuid::Uuid;
 
-use super::{Revision, Route, get};
+use super::{Revision, Route};
 use crate::{
-    Store, StoreError, error::stored_json, files::to_json, notifications::notify_deployment_updated,
-    rollouts, tombstones,
+    Store, StoreError,
+    error::stored,
+    files::to_json,
+    notifications::{DEPLOYMENT_UPDATED, notify_deployment_updated},
+    tombstones,
 };
 
 /// A revision to be made.
@@ -57,57 +61,86 @@ pub async fn create(
     new: &NewRevision<'_>,
 ) -> Result<Revision, StoreError> {
     let mut transaction = store.pool().begin().await?;
-    let (revision, _) = insert(&mut transaction, organization, deployment, new).await?;
+    let revision = insert(&mut transaction, organization, deployment, new).await?;
     transaction.commit().await?;
     store.deployments_changed();
-    get(store, organization, revision).await
+    Ok(revision)
 }
 
 /// As [`create`], in the caller's transaction, who must call [`Store::deployments_changed`] after the commit.
+///
+/// Three statements: the first locks the deployment, the second its versions, and the third sees what others left.
 pub(crate) async fn insert(
     connection: &mut PgConnection,
     organization: OrganizationId,
     deployment: DeploymentId,
     new: &NewRevision<'_>,
-) -> Result<(DeploymentRevisionId, i32), StoreError> {
+) -> Result<Revision, StoreError> {
     check_weights(new.routes)?;
     let number = take_number(connection, organization, deployment, new.expected_number).await?;
-    require_versions(connection, organization, deployment, new.routes).await?;
-    rollouts::supersede(connection, deployment, number, new.kind).await?;
-    sqlx::query!(
-        "update deployment_revisions
-         set state = 'superseded', ended_at = clock_timestamp(), reason = 'a newer revision was made before it was ready'
-         where organization_id = $1 and deployment_id = $2 and state = 'pending'",
-        organization.uuid(),
-        deployment.uuid(),
-    )
-    .execute(&mut *connection)
-    .await?;
-    let at_once = are_loaded(connection, deployment, new.routes).await?;
-    if at_once {
-        supersede_active(connection, deployment).await?;
+    let wanted: Vec<AdapterVersionId> = versions(new.routes).into_iter().collect();
+    hold_versions(connection, organization, deployment, &wanted).await?;
+    let id = DeploymentRevisionId::new();
+    let made = make(connection, organization, deployment, id, number, new, &wanted).await?;
+    if made.deleted {
+        return Err(StoreError::NotFound("adapter version"));
     }
-    let revision = DeploymentRevisionId::new();
-    sqlx::query!(
-        "insert into deployment_revisions (id, organization_id, deployment_id, number, kind, parent_number, routes, note,
-                                           created_by, state, activated_at, loaded)
-         values ($1, $2, $3, $4, $5, nullif($4 - 1, 0), $6, $7, $8,
-                 case when $9 then 'active' else 'pending' end::revision_state,
-                 case when $9 then clock_timestamp() end, $9)",
-        revision.uuid(),
-        organization.uuid(),
+    Ok(Revision {
+        id,
+        deployment_id: deployment,
+        number,
+        kind: new.kind,
+        parent_number: Some(number - 1).filter(|parent| *parent > 0),
+        state: stored("deployment_revisions.state", &made.state)?,
+        routes: new.routes.to_vec(),
+        note: new.note.map(ToOwned::to_owned),
+        reason: None,
+        created_by: new.created_by,
+        created_at: made.created_at,
+        activated_at: made.activated_at,
+        ended_at: None,
+    })
+}
+
+struct MadeRow {
+    state: String,
+    created_at: DateTime<Utc>,
+    activated_at: Option<DateTime<Utc>>,
+    /// One of its versions is deleted: the caller's transaction must not be committed.
+    deleted: bool,
+}
+
+async fn make(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    deployment: DeploymentId,
+    id: DeploymentRevisionId,
+    number: i32,
+    new: &NewRevision<'_>,
+    wanted: &[AdapterVersionId],
+) -> Result<MadeRow, StoreError> {
+    let names: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+    let wanted: Vec<Uuid> = wanted.iter().map(|version| version.uuid()).collect();
+    let made = sqlx::query_file_as!(
+        MadeRow,
+        "src/revisions/make.sql",
+        id.uuid(),
         deployment.uuid(),
+        organization.uuid(),
         number,
         new.kind.as_str(),
         to_json(new.routes),
         new.note,
         new.created_by.map(UserId::uuid),
-        at_once,
+        &names,
+        format!("revision {number} ({}) was made", new.kind),
+        &wanted,
+        DEPLOYMENT_UPDATED,
+        deployment.to_string(),
     )
-    .execute(&mut *connection)
+    .fetch_one(connection)
     .await?;
-    notify_deployment_updated(connection, deployment).await?;
-    Ok((revision, number))
+    Ok(made)
 }
 
 fn check_weights(routes: &[Route]) -> Result<(), StoreError> {
@@ -175,31 +208,48 @@ pub(crate) async fn require_versions(
     deployment: DeploymentId,
     routes: &[Route],
 ) -> Result<(), StoreError> {
-    let wanted: Vec<Uuid> = versions(routes).into_iter().map(AdapterVersionId::uuid).collect();
-    tombstones::keep(&mut *connection, organization, &wanted).await?;
-    let rows = sqlx::query!(
+    let wanted: Vec<AdapterVersionId> = versions(routes).into_iter().collect();
+    hold_versions(connection, organization, deployment, &wanted).await?;
+    let wanted: Vec<Uuid> = wanted.into_iter().map(AdapterVersionId::uuid).collect();
+    tombstones::keep(connection, organization, &wanted).await
+}
+
+/// Keeps the versions from being deleted until the caller's transaction ends. Whether one was deleted before is to be
+/// asked in a statement behind this one; see [`tombstones::keep`].
+async fn hold_versions(
+    connection: &mut PgConnection,
+    organization: OrganizationId,
+    deployment: DeploymentId,
+    wanted: &[AdapterVersionId],
+) -> Result<(), StoreError> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = wanted.iter().map(|version| version.uuid()).collect();
+    let fits = sqlx::query_scalar!(
         "select (v.base_model_id = d.base_model_id) as \"fits!\"
          from adapter_versions v join deployments d on d.organization_id = v.organization_id
-         where v.organization_id = $1 and d.id = $2 and v.id = any($3)",
+         where v.organization_id = $1 and d.id = $2 and v.id = any($3)
+         order by v.id for share of v",
         organization.uuid(),
         deployment.uuid(),
-        &wanted,
+        &ids,
     )
     .fetch_all(connection)
     .await?;
-    if rows.len() < wanted.len() {
+    if fits.len() < wanted.len() {
         return Err(StoreError::NotFound("adapter version"));
     }
-    if rows.iter().any(|row| !row.fits) {
-        let message = "The adapter version was trained on another base model than this deployment's; \
-                       make a deployment of that base model.";
-        return Err(StoreError::conflict(
-            "base_model_differs",
-            Some("routes"),
-            message,
-        ));
+    if fits.iter().all(|fits| *fits) {
+        return Ok(());
     }
-    Ok(())
+    let message = "The adapter version was trained on another base model than this deployment's; \
+                   make a deployment of that base model.";
+    Err(StoreError::conflict(
+        "base_model_differs",
+        Some("routes"),
+        message,
+    ))
 }
 
 fn versions(routes: &[Route]) -> HashSet<AdapterVersionId> {
@@ -207,34 +257,6 @@ fn versions(routes: &[Route]) -> HashSet<AdapterVersionId> {
         .iter()
         .filter_map(|route| route.adapter_version_id)
         .collect()
-}
-
-/// Whether the active revision and the one before it, which stays loaded, have all these versions on every replica.
-async fn are_loaded(
-    connection: &mut PgConnection,
-    deployment: DeploymentId,
-    routes: &[Route],
-) -> Result<bool, StoreError> {
-    let rows = sqlx::query!(
-        "(select state = 'active' as \"active!\", loaded, routes from deployment_revisions
-          where deployment_id = $1 and state = 'active')
-         union all
-         (select false, loaded, routes from deployment_revisions
-          where deployment_id = $1 and state = 'superseded' and activated_at is not null
-          order by ended_at desc, number desc limit 1)",
-        deployment.uuid(),
-    )
-    .fetch_all(connection)
-    .await?;
-    if !rows.iter().any(|row| row.active) {
-        return Ok(false);
-    }
-    let mut loaded = HashSet::new();
-    for row in rows.into_iter().filter(|row| row.loaded.unwrap_or(false)) {
-        let routes: Vec<Route> = stored_json("deployment_revisions.routes", row.routes.unwrap_or_default())?;
-        loaded.extend(versions(&routes));
-    }
-    Ok(versions(routes).is_subset(&loaded))
 }
 
 async fn supersede_active(connection: &mut PgConnection, deployment: DeploymentId) -> Result<(), StoreError> {

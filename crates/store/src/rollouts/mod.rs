@@ -13,7 +13,6 @@ use tunesmith_types::{
 };
 use uuid::Uuid;
 
-pub(crate) use self::write::supersede;
 pub use self::{
     shares::mixed,
     write::{NewCanary, advance, end, say, start},

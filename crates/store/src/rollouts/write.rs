@@ -67,7 +67,7 @@ pub async fn start(
         "another canary was begun",
     )
     .await?;
-    let (_, number) = revisions::insert(&mut transaction, organization, deployment, &revision).await?;
+    let made = revisions::insert(&mut transaction, organization, deployment, &revision).await?;
     let id = CanaryId::new();
     let steps: Vec<i32> = new.plan.steps().iter().map(|step| i32::from(*step)).collect();
     sqlx::query!(
@@ -82,7 +82,7 @@ pub async fn start(
         &steps,
         i32::try_from(new.plan.step_seconds()).unwrap_or(i32::MAX),
         to_json(new.plan.gates()),
-        &[number],
+        &[made.number],
         new.created_by.map(UserId::uuid),
     )
     .execute(&mut *transaction)
@@ -135,7 +135,7 @@ pub async fn advance(store: &Store, canary: &Canary) -> Result<(), StoreError> {
         note: Some(&note),
         created_by: canary.created_by,
     };
-    let (_, number) = revisions::insert(
+    let made = revisions::insert(
         &mut transaction,
         canary.organization_id,
         canary.deployment_id,
@@ -145,7 +145,7 @@ pub async fn advance(store: &Store, canary: &Canary) -> Result<(), StoreError> {
     sqlx::query!(
         "update canaries set step = step + 1, revisions = revisions || $2::integer, reason = null where id = $1",
         canary.id.uuid(),
-        number,
+        made.number,
     )
     .execute(&mut *transaction)
     .await?;
@@ -242,18 +242,4 @@ async fn end_running(
     .execute(connection)
     .await?;
     Ok(())
-}
-
-/// Revision `number` of this kind is being made: a running canary is over, unless the revision is its own.
-pub(crate) async fn supersede(
-    connection: &mut PgConnection,
-    deployment: DeploymentId,
-    number: i32,
-    kind: RevisionKind,
-) -> Result<(), StoreError> {
-    if kind == RevisionKind::Canary {
-        return Ok(());
-    }
-    let reason = format!("revision {number} ({kind}) was made");
-    end_running(connection, deployment, CanaryState::Superseded, &reason).await
 }

@@ -94,10 +94,13 @@ async fn a_canary_goes_step_by_step_to_its_end() {
         .unwrap();
     assert_eq!(found.active.unwrap().routes, [Route::pinned(Some(second), 100)]);
     // Back is where the canary began, not its last step.
-    let back = revisions::before_active(store, bench.organization, deployment.id)
+    let back = revisions::way_back(store, bench.organization, "chat", None)
         .await
         .unwrap();
-    assert_eq!(back.unwrap().number, 1);
+    let first = revisions::find(store, bench.organization, deployment.id, 1)
+        .await
+        .unwrap();
+    assert_eq!(back.routes, Some(first.routes));
 }
 
 #[tokio::test]

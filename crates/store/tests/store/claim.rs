@@ -112,6 +112,7 @@ async fn a_job_needs_a_valid_dataset_and_a_ready_base_model() {
         adapter: &adapter,
         base_model_id: bench.base_model,
         dataset_id: bench.dataset,
+        parent_version_id: None,
         hyperparameters: &hyperparameters,
         max_attempts: 3,
         created_by: None,

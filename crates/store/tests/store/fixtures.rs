@@ -77,6 +77,7 @@ impl Bench {
             adapter: &name(adapter),
             base_model_id: self.base_model,
             dataset_id: self.dataset,
+            parent_version_id: None,
             hyperparameters: &HyperparametersRequest::default().resolve(None).unwrap(),
             max_attempts: 3,
             created_by: Some(self.user),

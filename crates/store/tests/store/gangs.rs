@@ -56,6 +56,7 @@ impl Tenant {
             adapter: &name("tone"),
             base_model_id: base_model,
             dataset_id: self.dataset,
+            parent_version_id: None,
             hyperparameters: &request.resolve(None).unwrap(),
             max_attempts: 3,
             created_by: None,

@@ -123,11 +123,11 @@ async fn nothing_of_another_organization_is_found_or_changed() {
     not_found(revisions::create(store, stranger, theirs.deployment, &revise).await);
     assert!(routing::resolve(store, stranger, "chat").await.unwrap().is_none());
     not_found(revisions::find(store, stranger, theirs.deployment, 1).await);
+    not_found(revisions::way_back(store, stranger, "chat", None).await);
+    not_found(deployments::find_with_history(store, stranger, "chat", 100).await);
     assert_eq!(
-        revisions::before_active(store, stranger, theirs.deployment)
-            .await
-            .unwrap(),
-        None
+        adapters::names(store, stranger, &[theirs.version]).await.unwrap(),
+        []
     );
     not_found(rollouts::latest(store, stranger, theirs.deployment).await);
     not_found(rollouts::get(store, stranger, theirs.canary.id).await);
@@ -269,6 +269,7 @@ async fn another_organizations_parts_cannot_be_used() {
             adapter: &adapter,
             base_model_id,
             dataset_id,
+            parent_version_id: None,
             hyperparameters: &hyperparameters,
             max_attempts: 1,
             created_by: None,

@@ -17,6 +17,7 @@ mod isolation;
 mod lineage;
 mod notifications;
 mod paging;
+mod parents;
 mod replicas;
 mod requests;
 mod rescue;

@@ -71,12 +71,12 @@ async fn a_rollback_answers_at_once_while_the_version_before_is_loaded() {
         bench.publish("tone").await.version_id,
     );
     let deployment = live(&bench, Some(first)).await;
-    assert_eq!(
-        revisions::before_active(store, organization, deployment.id)
+    let back = async || {
+        revisions::way_back(store, organization, "chat", None)
             .await
-            .unwrap(),
-        None
-    );
+            .unwrap()
+    };
+    assert_eq!(back().await.routes, None);
     promoted(&bench, &deployment, second).await;
     let kept: Vec<_> = routing::wanted(store).await.unwrap();
     assert_eq!(
@@ -89,12 +89,24 @@ async fn a_rollback_answers_at_once_while_the_version_before_is_loaded() {
         ]
     );
 
-    let back = revisions::before_active(store, organization, deployment.id)
+    let found = back().await;
+    assert_eq!(found.deployment_id, deployment.id);
+    let routes = found.routes.unwrap();
+    assert_eq!(routes, [Route::pinned(Some(first), 100)]);
+    let named = revisions::way_back(store, organization, "chat", Some(2))
         .await
-        .unwrap()
         .unwrap();
-    assert_eq!(back.number, 1);
-    let revision = revise(&bench, &deployment, RevisionKind::Rollback, &back.routes).await;
+    assert_eq!(named.routes.unwrap(), [Route::pinned(Some(second), 100)]);
+    let unknown = revisions::way_back(store, organization, "chat", Some(9))
+        .await
+        .unwrap();
+    assert_eq!(unknown.routes, None);
+    let revision = revise(&bench, &deployment, RevisionKind::Rollback, &routes).await;
+    assert_eq!(
+        revisions::get(store, organization, revision.id).await.unwrap(),
+        revision,
+        "what was made is what is stored"
+    );
     assert_eq!(
         (revision.number, revision.state, revision.parent_number),
         (3, RevisionState::Active, Some(2))

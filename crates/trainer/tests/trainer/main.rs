@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod by_hand;
+mod continued;
 mod disk;
 mod gang;
 mod harness;

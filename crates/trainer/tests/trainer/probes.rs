@@ -82,6 +82,29 @@ fn a_resumed_run_leaves_the_same_probes() {
     assert_eq!(bytes(&unbroken), bytes(&resumed));
 }
 
+#[test]
+fn each_checkpoint_has_the_probes_of_its_own_adapter() {
+    let job = job();
+    job.finish();
+    let base = golden("llama").join("base");
+    let model = CausalLm::load(&base, Device::Cpu, Precision::uniform(Kind::Float)).unwrap();
+    for step in ["step-00000003", "step-00000006"] {
+        let folder = job.path("out").join("checkpoints").join(step);
+        let adapter = Adapter::load(&folder, model.config(), Device::Cpu).unwrap();
+        let recorded = Probe::parse_list(&fs::read(folder.join(Probe::FILE)).unwrap()).unwrap();
+        assert_eq!(recorded.len(), probes(&job).len());
+        for probe in &recorded {
+            let adapted = by_one_pass(&model, Some(&adapter), probe);
+            for (found, wanted) in probe.logprobs.iter().zip(adapted) {
+                assert!((found - wanted).abs() < 1e-4, "{step}: {found} {wanted}");
+            }
+        }
+        if step == "step-00000006" {
+            assert_eq!(recorded, probes(&job), "the last one is what is delivered");
+        }
+    }
+}
+
 fn merge(base: &Path, job: &Job, more: &[&str]) -> Output {
     let mut command = executable();
     command.arg("merge").arg("--base").arg(base);
@@ -132,13 +155,26 @@ fn a_merged_model_has_the_names_of_the_base_and_the_scores_of_the_adapter() {
         found.adapter_effect > 100.0 * found.tolerance,
         "the merge carries the adapter: {found:?}"
     );
-    // In another format, with what one rounding costs.
+    assert_eq!(found.rounded_logit_difference, found.max_logit_difference);
+    // In another format: proved before the rounding just as sharply, and the rounding is measured.
     let output = merge(&base, &job, &["--dtype", "bfloat16"]);
     assert!(output.status.success());
     let file = MappedFile::open(&merged.join("model.safetensors")).unwrap();
     assert_eq!(file.kind("model.norm.weight").unwrap(), Kind::BFloat16);
     assert!(!merged.join("model.safetensors.index.json").exists());
-    assert_eq!(verification(&job).dtype, "bfloat16");
+    let rounded = verification(&job);
+    assert_eq!(
+        (rounded.dtype.as_str(), rounded.equal_tensors),
+        ("bfloat16", names.len())
+    );
+    assert_eq!(
+        (rounded.max_logit_difference, rounded.tolerance),
+        (found.max_logit_difference, found.tolerance)
+    );
+    assert!(
+        rounded.rounded_logit_difference > rounded.tolerance,
+        "{rounded:?}"
+    );
 }
 
 #[test]

@@ -116,6 +116,7 @@ fn checkpoints_are_pruned_and_whole() {
             "adapter_config.json",
             "adapter_model.safetensors",
             "optimizer.safetensors",
+            "probes.json",
             "state.json"
         ]
     );

@@ -23,6 +23,12 @@ pub struct CreateJobRequest {
     /// Name of the adapter whose next version the job makes; a new name makes a new adapter.
     #[schema(example = "support")]
     pub adapter: String,
+    /// Version whose adapter the training begins with, as `name@7`, `name@champion` or `name@latest`; absent is a fresh
+    /// adapter. The version must be of the same base model; its rank, alpha and modules are taken over. An alias is
+    /// resolved now, once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "support@champion")]
+    pub parent_version: Option<String>,
     /// What is absent takes its default; the answer states every value.
     #[serde(default)]
     pub hyperparameters: HyperparametersRequest,
@@ -74,6 +80,8 @@ pub struct Job {
     pub dataset_id: DatasetId,
     /// Name of the adapter.
     pub adapter: String,
+    /// The version whose adapter the training begins with; null for a fresh adapter.
+    pub parent_version: Option<JobAdapterVersion>,
     /// The version that the job made; null until it succeeded.
     pub adapter_version: Option<JobAdapterVersion>,
     /// Every value, decided.
@@ -98,7 +106,7 @@ pub struct Job {
     pub finished_at: Option<i64>,
 }
 
-/// The adapter version that a job made.
+/// The adapter version that a job begins with or made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JobAdapterVersion {
     /// Id.

@@ -47,6 +47,8 @@ pub struct LineageJob {
     pub dataset_id: DatasetId,
     /// What it tunes.
     pub base_model_id: BaseModelId,
+    /// The version whose adapter it begins with.
+    pub parent: Option<AdapterVersionId>,
     /// When it was made.
     pub created_at: i64,
 }

@@ -5,6 +5,7 @@
 //! queue. Names follow PEFT and transformers.
 
 mod bounded;
+mod continued;
 mod request;
 mod resolve;
 mod resolved;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use self::bounded::*;
+pub use self::continued::AdapterShape;
 pub use self::request::HyperparametersRequest;
 pub use self::resolved::{Batch, Duration, Hyperparameters};
 pub use self::selection::{ModuleSelection, is_named};

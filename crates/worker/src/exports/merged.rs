@@ -1,4 +1,4 @@
-//! The merged form: the trainer folds the adapter into the base model's weights and proves the scores.
+//! The merged form: the trainer folds the adapter into the base model's weights and proves it.
 
 use std::{fs, io, process::Stdio};
 
@@ -51,7 +51,8 @@ pub(super) async fn build(context: &WorkerContext, sources: &Sources<'_>) -> Res
         Failure::retryable("export_invalid", format!("{VERIFICATION} is not valid: {error}."))
     })?;
     verification["method"] =
-        "scores of the merged model, read back and computed in float32, against those of base and adapter"
+        "the merge in float32 gives the scores of base and adapter, and each written tensor is that merge rounded \
+         once, bit for bit; rounded_logit_difference is what the rounding costs"
             .into();
     let mut names = fs::read_dir(sources.out())
         .and_then(|entries| {

@@ -75,6 +75,7 @@ async fn a_trained_version_is_exported_in_every_form() {
     let table = [
         (ExportFormat::Peft, ExportDtype::Auto, "adapter.tar"),
         (ExportFormat::Merged, ExportDtype::Auto, "model.safetensors"),
+        (ExportFormat::Merged, ExportDtype::Bfloat16, "model.safetensors"),
         (ExportFormat::Gguf, ExportDtype::Float32, "adapter.gguf"),
         (ExportFormat::Gguf, ExportDtype::Float16, "adapter.gguf"),
     ];
@@ -103,6 +104,15 @@ async fn a_trained_version_is_exported_in_every_form() {
                 );
                 assert!(
                     number("adapter_effect") > 10.0 * number("tolerance"),
+                    "{verification}"
+                );
+                assert!(
+                    number("tolerance") <= 1.01e-4 * number("largest_logit"),
+                    "{verification}"
+                );
+                assert!(number("equal_tensors") > 10.0, "{verification}");
+                assert!(
+                    number("rounded_logit_difference") < number("adapter_effect"),
                     "{verification}"
                 );
                 let names: Vec<&str> = export.files.iter().map(|file| file.name.as_str()).collect();

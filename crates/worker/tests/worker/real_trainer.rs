@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::json;
+use tunesmith_store::{adapters::AdapterVersion, checkpoints, metrics};
 use tunesmith_types::{
     hyperparameters::{HyperparametersRequest, TrainingDtype},
     ids::JobId,
@@ -200,4 +201,99 @@ async fn jobs_of_a_gang_are_drained_and_go_on_together() {
     }
     assert_eq!(platform.versions().await.len(), 3);
     second.drain().await;
+}
+
+/// Eleven checkpoints with dropout, of a job that begins with `parent`.
+fn continued() -> HyperparametersRequest {
+    HyperparametersRequest {
+        rank: Some(2),
+        dropout: Some(0.1),
+        max_steps: Some(220),
+        batch_size: Some(4),
+        checkpoint_every: Some(20),
+        eval_fraction: Some(0.125),
+        eval_every: Some(20),
+        load_best_model_at_end: Some(true),
+        max_seq_len: Some(128),
+        dtype: Some(TrainingDtype::Float32),
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_begins_with_the_adapter_of_a_version_and_resumes_with_it() {
+    let Some(trainer) = trainer() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let platform = Platform::start_with(make_base_model(&trainer, folder.path())).await;
+    let first = platform.work(settings(&platform, "first", &trainer));
+    let parent = queue(&platform).await;
+    assert_eq!(platform.ended(parent).await.state, JobState::Succeeded);
+    let parent = platform.versions().await.remove(0);
+
+    let interrupted = platform.queue_child(parent.id, examples(), &continued()).await;
+    platform.until_event(interrupted, "checkpoint").await;
+    first.drain().await;
+    assert_eq!(platform.job(interrupted).await.state, JobState::Queued);
+    let kept = checkpoints::list(platform.store(), platform.organization, interrupted, 1)
+        .await
+        .unwrap();
+    for extra in ["best.safetensors", "probes.json"] {
+        assert!(kept[0].files.iter().any(|file| file.name == extra), "{extra}");
+    }
+    let second = platform.work(settings(&platform, "second", &trainer));
+    let unbroken = platform.queue_child(parent.id, examples(), &continued()).await;
+    let mut made = Vec::new();
+    for job in [interrupted, unbroken] {
+        let row = platform.ended(job).await;
+        assert_eq!(row.state, JobState::Succeeded, "{:?}", row.error);
+        let versions = platform.versions().await;
+        made.push(
+            versions
+                .into_iter()
+                .find(|version| version.job_id == Some(job))
+                .unwrap(),
+        );
+    }
+    let digests = |version: &AdapterVersion| -> Vec<String> {
+        version.files.iter().map(|file| file.sha256.clone()).collect()
+    };
+    assert_eq!(digests(&made[0]), digests(&made[1]), "both files, byte for byte");
+    let runs = platform.runs(interrupted).await;
+    assert!(runs[1].resumed_from_step.unwrap() >= 20, "not from the beginning");
+    for version in &made {
+        assert_eq!(version.manifest["parent_version"], json!(parent.id));
+        assert_eq!(version.parent_version_id, Some(parent.id));
+    }
+    let metrics = metrics::list(platform.store(), platform.organization, unbroken, None, 1)
+        .await
+        .unwrap();
+    let (first, last) = (
+        metrics[0].loss.unwrap(),
+        parent.metrics["train_loss"].as_f64().unwrap(),
+    );
+    assert!(first < 2.0 * last, "{first} after {last}: it does not begin anew");
+    second.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parent_whose_bytes_differ_is_not_trained_further() {
+    let platform = Platform::start().await;
+    let worker = platform.work(platform.settings("one"));
+    let script = json!({"total": 2, "fresh": [["start"], ["finish"]]});
+    platform.ended(platform.queue(script.clone()).await).await;
+    let parent = platform.versions().await.remove(0);
+    let file = &parent.files[0];
+    let key = file.key.parse().unwrap();
+    platform
+        .blobs
+        .client()
+        .put_bytes(&key, b"other bytes".to_vec())
+        .await
+        .unwrap();
+    let lines = format!("{script}\n");
+    let job = platform.queue_child(parent.id, lines, &continued()).await;
+    let error = platform.ended(job).await.error.unwrap();
+    assert_eq!(error.code, "blob_corrupt");
+    assert!(error.message.contains("support@1"), "{}", error.message);
+    worker.drain().await;
 }

@@ -24,7 +24,7 @@ use tunesmith_store::{
 use tunesmith_testing::{TestBlobs, TestDatabase};
 use tunesmith_types::{
     hyperparameters::HyperparametersRequest,
-    ids::{BaseModelId, DatasetId, JobId, OrganizationId},
+    ids::{AdapterVersionId, BaseModelId, DatasetId, JobId, OrganizationId},
     list::Page,
 };
 use tunesmith_worker::{Worker, WorkerError, WorkerSettings};
@@ -91,7 +91,7 @@ impl Platform {
             rank: Some(2),
             ..Default::default()
         };
-        self.queue_dataset_on(base_model, format!("{script}\n"), &request, 3)
+        self.queue_dataset_on(base_model, format!("{script}\n"), &request, 3, None)
             .await
     }
 
@@ -101,7 +101,18 @@ impl Platform {
         request: &HyperparametersRequest,
         max_attempts: i32,
     ) -> JobId {
-        self.queue_dataset_on(self.base_model, lines, request, max_attempts)
+        self.queue_dataset_on(self.base_model, lines, request, max_attempts, None)
+            .await
+    }
+
+    /// A job that begins with the adapter of a version.
+    pub(crate) async fn queue_child(
+        &self,
+        parent: AdapterVersionId,
+        lines: String,
+        request: &HyperparametersRequest,
+    ) -> JobId {
+        self.queue_dataset_on(self.base_model, lines, request, 1, Some(parent))
             .await
     }
 
@@ -111,6 +122,7 @@ impl Platform {
         lines: String,
         request: &HyperparametersRequest,
         max_attempts: i32,
+        parent_version_id: Option<AdapterVersionId>,
     ) -> JobId {
         let id = DatasetId::new();
         let key = BlobKey::dataset(self.organization, id);
@@ -138,6 +150,7 @@ impl Platform {
             adapter: &"support".parse().unwrap(),
             base_model_id: base_model,
             dataset_id: id,
+            parent_version_id,
             hyperparameters: &request.resolve(None).unwrap(),
             max_attempts,
             created_by: None,

@@ -6,4 +6,4 @@ mod fixtures;
 
 pub(crate) use app::App;
 pub(crate) use client::{Answer, Client};
-pub(crate) use fixtures::{claim, example_lines, finish_job, metric, tiny_model};
+pub(crate) use fixtures::{claim, example_lines, finish_job, finish_job_as, metric, tiny_model};

@@ -132,6 +132,7 @@ async fn train(
         base_model: base.to_owned(),
         dataset: dataset.to_owned(),
         adapter: task.adapter.clone(),
+        parent_version: None,
         hyperparameters: task.hyperparameters.clone(),
     };
     let job = client.create_job(&request).await?;

@@ -13,6 +13,7 @@ pub(super) async fn run(client: &ApiClient, args: CreateArgs, printer: Printer) 
         base,
         dataset,
         adapter,
+        parent_version,
         watch: watched,
         hyperparameters,
     } = args;
@@ -35,6 +36,7 @@ pub(super) async fn run(client: &ApiClient, args: CreateArgs, printer: Printer) 
             base_model: base,
             dataset,
             adapter,
+            parent_version,
             hyperparameters,
         })
         .await?;

@@ -168,6 +168,9 @@ fn show(job: &Job, printer: Printer) {
                     .map_or_else(|| job.adapter.clone(), |v| v.reference.clone()),
             ),
         ];
+        if let Some(parent) = &job.parent_version {
+            pairs.push(("begins with", parent.reference.clone()));
+        }
         if let Some(progress) = &job.progress {
             let total = progress
                 .total_steps

@@ -1,15 +1,16 @@
 //! Training jobs as their owners see them. What workers do with them is in [`queue`](crate::queue).
 
+mod create;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sqlx::PgConnection;
 use tunesmith_types::{
     hyperparameters::Hyperparameters,
     ids::{AdapterVersionId, BaseModelId, DatasetId, JobId, OrganizationId, UserId},
     list::Page,
     names::ResourceName,
-    states::{BaseModelState, DatasetState, EventLevel, JobState},
+    states::{EventLevel, JobState},
 };
 use uuid::Uuid;
 
@@ -17,10 +18,12 @@ use crate::{
     Store, StoreError,
     error::{stored, stored_json, stored_json_option},
     events::{self, NewEvent},
-    files::{StoredFile, to_json},
-    notifications::{notify_job_queued, notify_job_updated},
+    files::StoredFile,
+    notifications::notify_job_updated,
     paging::{Rows, fetch_limit},
 };
+
+pub use create::{NewJob, create};
 
 /// Why something failed: a stable code, and a sentence for a person.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,17 @@ pub struct JobError {
     pub code: String,
     /// What is wrong, where, and how to mend it.
     pub message: String,
+}
+
+/// The version that a job begins with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobParent {
+    /// Id.
+    pub version_id: AdapterVersionId,
+    /// Its adapter.
+    pub adapter: ResourceName,
+    /// Its number.
+    pub number: i32,
 }
 
 /// A training job.
@@ -52,6 +66,8 @@ pub struct Job {
     pub dataset: String,
     /// Its number.
     pub dataset_number: i32,
+    /// The version whose adapter it begins with.
+    pub parent: Option<JobParent>,
     /// Every value decided.
     pub hyperparameters: Hyperparameters,
     /// Who made it.
@@ -100,6 +116,9 @@ struct JobRow {
     dataset_id: Uuid,
     dataset: String,
     dataset_number: i32,
+    parent_version_id: Option<Uuid>,
+    parent_adapter: Option<String>,
+    parent_number: Option<i32>,
     hyperparameters: Value,
     created_by: Option<Uuid>,
     run_at: DateTime<Utc>,
@@ -134,6 +153,11 @@ impl TryFrom<JobRow> for Job {
             dataset_id: DatasetId::from_uuid(row.dataset_id),
             dataset: row.dataset,
             dataset_number: row.dataset_number,
+            parent: parent_of(
+                row.parent_version_id,
+                row.parent_adapter.as_deref(),
+                row.parent_number,
+            )?,
             hyperparameters: stored_json("jobs.hyperparameters", row.hyperparameters)?,
             created_by: row.created_by.map(UserId::from_uuid),
             run_at: row.run_at,
@@ -156,6 +180,21 @@ impl TryFrom<JobRow> for Job {
     }
 }
 
+fn parent_of(
+    version: Option<Uuid>,
+    adapter: Option<&str>,
+    number: Option<i32>,
+) -> Result<Option<JobParent>, StoreError> {
+    let (Some(version), Some(adapter), Some(number)) = (version, adapter, number) else {
+        return Ok(None);
+    };
+    Ok(Some(JobParent {
+        version_id: AdapterVersionId::from_uuid(version),
+        adapter: stored("adapters.name", adapter)?,
+        number,
+    }))
+}
+
 /// `select` of whole rows; the rest of the statement, then its arguments.
 macro_rules! select_jobs {
     ($rest:tt, $($argument:expr),* $(,)?) => {
@@ -163,127 +202,19 @@ macro_rules! select_jobs {
             JobRow,
             "select j.id, j.organization_id, j.state::text as \"state!\", j.adapter, j.base_model_id,
                     b.name as base_model, j.dataset_id, d.name as dataset, d.number as dataset_number,
+                    j.parent_version_id, pa.name as \"parent_adapter?\", p.number as \"parent_number?\",
                     j.hyperparameters, j.created_by, j.run_at, j.attempts, j.max_attempts, j.rescues, j.worker,
                     j.cancel_requested_at, j.step, j.total_steps, j.last_progress_at, j.error, j.adapter_version_id,
                     v.number as \"adapter_version?\", j.metrics_file, j.created_at, j.started_at, j.finished_at
              from jobs j
              join base_models b on b.id = j.base_model_id
              join datasets d on d.organization_id = j.organization_id and d.id = j.dataset_id
-             left join adapter_versions v on v.id = j.adapter_version_id " + $rest,
+             left join adapter_versions v on v.id = j.adapter_version_id
+             left join adapter_versions p on p.id = j.parent_version_id
+             left join adapters pa on pa.id = p.adapter_id " + $rest,
             $($argument),*
         )
     };
-}
-
-/// A job to be queued.
-#[derive(Debug, Clone)]
-pub struct NewJob<'a> {
-    /// The adapter whose next version it makes.
-    pub adapter: &'a ResourceName,
-    /// A ready model that the organization may see.
-    pub base_model_id: BaseModelId,
-    /// A valid dataset of the organization.
-    pub dataset_id: DatasetId,
-    /// Every value decided.
-    pub hyperparameters: &'a Hyperparameters,
-    /// Runs with an error after which it fails, 1 to 20.
-    pub max_attempts: i32,
-    /// Who makes it.
-    pub created_by: Option<UserId>,
-}
-
-/// Queues a job and wakes the workers, in one transaction.
-///
-/// # Errors
-/// [`StoreError::NotFound`] for a dataset or base model that the organization cannot see; [`StoreError::Conflict`]
-/// `dataset_not_valid` or `base_model_not_ready`.
-pub async fn create(
-    store: &Store,
-    organization: OrganizationId,
-    new: &NewJob<'_>,
-) -> Result<Job, StoreError> {
-    let job = JobId::new();
-    let mut transaction = store.pool().begin().await?;
-    require_valid_dataset(&mut transaction, organization, new.dataset_id).await?;
-    require_ready_base_model(&mut transaction, organization, new.base_model_id).await?;
-    sqlx::query!(
-        "insert into jobs (id, organization_id, adapter, base_model_id, dataset_id, hyperparameters, max_attempts,
-                           created_by)
-         values ($1, $2, $3, $4, $5, $6, $7, $8)",
-        job.uuid(),
-        organization.uuid(),
-        new.adapter.as_str(),
-        new.base_model_id.uuid(),
-        new.dataset_id.uuid(),
-        to_json(new.hyperparameters),
-        new.max_attempts,
-        new.created_by.map(UserId::uuid),
-    )
-    .execute(&mut *transaction)
-    .await?;
-    let event = NewEvent::new(EventLevel::Info, "queued", "the job waits for a worker");
-    events::append(&mut transaction, organization, job, &event).await?;
-    notify_job_queued(&mut transaction, job).await?;
-    notify_job_updated(&mut transaction, job).await?;
-    transaction.commit().await?;
-    get(store, organization, job).await
-}
-
-async fn require_valid_dataset(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    dataset: DatasetId,
-) -> Result<(), StoreError> {
-    let text = sqlx::query_scalar!(
-        "select state::text as \"state!\" from datasets where organization_id = $1 and id = $2 for share",
-        organization.uuid(),
-        dataset.uuid(),
-    )
-    .fetch_optional(connection)
-    .await?
-    .ok_or(StoreError::NotFound("dataset"))?;
-    let message = match stored("datasets.state", &text)? {
-        DatasetState::Valid => return Ok(()),
-        DatasetState::Validating => "The dataset is still being validated; wait until its state is `valid`.",
-        DatasetState::Invalid => {
-            "The dataset has errors; read its report, mend the file and upload it again."
-        }
-    };
-    Err(StoreError::conflict(
-        "dataset_not_valid",
-        Some("dataset"),
-        message,
-    ))
-}
-
-async fn require_ready_base_model(
-    connection: &mut PgConnection,
-    organization: OrganizationId,
-    model: BaseModelId,
-) -> Result<(), StoreError> {
-    let text = sqlx::query_scalar!(
-        "select state::text as \"state!\" from base_models
-         where id = $2 and (organization_id = $1 or organization_id is null) for share",
-        organization.uuid(),
-        model.uuid(),
-    )
-    .fetch_optional(connection)
-    .await?
-    .ok_or(StoreError::NotFound("base model"))?;
-    let message = match stored("base_models.state", &text)? {
-        BaseModelState::Ready => return Ok(()),
-        BaseModelState::Pending => {
-            "The base model is still being registered; wait until its state is `ready`."
-        }
-        BaseModelState::Failed => {
-            "The base model could not be registered; its error says why. Choose another one."
-        }
-    };
-    Err(StoreError::conflict(
-        "base_model_not_ready",
-        Some("base_model"),
-        message,
-    ))
 }
 
 /// A job by id.
