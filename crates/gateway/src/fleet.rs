@@ -311,21 +311,17 @@ impl Fleet {
             .unwrap_or_default()
     }
 
-    /// Tells the reconciler that a replica is not as it was thought to be.
+    /// Tells the reconciler that a replica is not as it was thought to be: it lacks `adapter`, or, without one, did not
+    /// answer. Then it is spared until it was seen again; one broken connection is no reason to bring all of its adapters
+    /// anew, and what a restart has forgotten shows when it is looked at.
     pub(crate) fn doubt(&self, base: BaseModelId, url: &str, adapter: Option<&str>) {
         if let Some(state) = self.lock().get_mut(&base) {
-            for replica in state
-                .replicas
-                .iter_mut()
-                .filter(|replica| replica.known.key.url == url)
-            {
-                match adapter {
-                    Some(name) => drop(replica.ready.remove(name)),
-                    None => replica.ready.clear(),
-                }
-            }
-            if adapter.is_none() {
-                state.doubts.insert(url.to_owned(), Instant::now());
+            let at_url = |replica: &&mut ReplicaState| replica.known.key.url == url;
+            match adapter {
+                Some(name) => state.replicas.iter_mut().filter(at_url).for_each(|replica| {
+                    replica.ready.remove(name);
+                }),
+                None => drop(state.doubts.insert(url.to_owned(), Instant::now())),
             }
         }
         self.wake.notify_one();

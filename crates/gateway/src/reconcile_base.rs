@@ -64,7 +64,9 @@ pub(crate) async fn reconcile(context: &Context, desired: &DesiredBase, board: &
     for revision in desired.revisions.iter().filter(|revision| is_pending(revision)) {
         settle(context, desired, revision, &present, &plans, board).await;
     }
-    for revision in desired.revisions.iter().filter(|revision| !is_pending(revision)) {
+    // Where nobody answers nothing is known, and the way back stays open.
+    let settled = desired.revisions.iter().filter(|revision| !is_pending(revision));
+    for revision in settled.filter(|_| !present.is_empty()) {
         let loaded = outcome(desired, revision, &present, &plans, board) == Outcome::Ready;
         context.catalogue.mark_loaded(revision, loaded).await;
     }

@@ -70,7 +70,14 @@ async fn a_doubted_replica_gets_no_requests_until_it_was_seen_again() {
     let base = BaseModelId::new();
     let both = [known("http://a", 1), known("http://b", 1)];
     fleet.set_replicas(base, &both, None);
+    fleet.set_ready(base, &key("http://a", 1), "x", true);
     fleet.doubt(base, "http://a", None);
+    assert!(
+        fleet.is_ready(base, &key("http://a", 1), "x"),
+        "a broken connection says nothing about adapters"
+    );
+    let error = fleet.acquire(base, Some("x"), Duration::ZERO).await.unwrap_err();
+    assert_eq!(error, Unavailable::Starting, "but it gets no requests");
     for _ in 0..3 {
         let lease = fleet.acquire(base, None, Duration::ZERO).await.unwrap();
         assert_eq!(lease.url, "http://b");
@@ -82,5 +89,11 @@ async fn a_doubted_replica_gets_no_requests_until_it_was_seen_again() {
     );
     fleet.set_replicas(base, &[known("http://a", 1)], None);
     assert!(fleet.doubts(base).is_empty());
+    assert!(fleet.acquire(base, Some("x"), Duration::ZERO).await.is_ok());
+    fleet.doubt(base, "http://a", Some("x"));
+    assert!(
+        fleet.acquire(base, Some("x"), Duration::ZERO).await.is_err(),
+        "it lacks that one"
+    );
     assert!(fleet.acquire(base, None, Duration::ZERO).await.is_ok());
 }
