@@ -4,8 +4,8 @@
 use tch::{Device, Kind, Tensor};
 use tunesmith_torch_ext::gpu::prepare_kernels;
 use tunesmith_torch_ext::kernels::{
-    Activation, AdamWStep, AttentionShape, DropoutMask, RotaryTable, adamw, attend, attend_backward,
-    cross_entropy, dropout, dropout_add, gate, gate_backward, grouped_mm, linear, rms_norm,
+    Activation, AdamWStep, AttentionShape, DropoutMask, RotaryTable, RowGroups, adamw, attend,
+    attend_backward, cross_entropy, dropout, dropout_add, gate, gate_backward, grouped_mm, linear, rms_norm,
     rms_norm_backward, rms_norm_backward_add, rotate,
 };
 
@@ -251,7 +251,8 @@ fn products() {
         let found = linear(&x.to_device(GPU), &weight.to_device(GPU)).unwrap();
         assert_close(&found, &linear(&x, &weight).unwrap(), tolerance);
         let weights = random(3, &[3, 64, 16], kind);
-        let found = grouped_mm(&x.to_device(GPU), &weights.to_device(GPU), &[5, 6, 40]).unwrap();
-        assert_close(&found, &grouped_mm(&x, &weights, &[5, 6, 40]).unwrap(), tolerance);
+        let [here, there] = [Device::Cpu, GPU].map(|device| RowGroups::new(vec![5, 6, 40], device).unwrap());
+        let found = grouped_mm(&x.to_device(GPU), &weights.to_device(GPU), &there).unwrap();
+        assert_close(&found, &grouped_mm(&x, &weights, &here).unwrap(), tolerance);
     }
 }
