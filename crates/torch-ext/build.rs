@@ -1,14 +1,10 @@
-//! Compiles the C++ parts, and tells the linker where executables and tests find LibTorch at run time.
+//! Compiles the C++ parts, and finds out where executables and tests find LibTorch at run time: for this crate's own, and
+//! as `DEP_TUNESMITH_TORCH_EXT_RUN_PATHS` for the build scripts of the crates that depend on it directly.
 //!
 //! torch-sys must be a direct dependency: only then does Cargo pass its `DEP_TCH_LIBTORCH_LIB` to this script.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
-
-/// Adds `folder` to the executable's search path for shared libraries.
-fn search_in(folder: &Path) {
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{}", folder.display());
-}
 
 /// Instruction sets for which the CPU kernels are compiled: name, and the compiler's options.
 const VARIANTS: [(&str, &[&str]); 3] = [
@@ -77,25 +73,15 @@ fn compile_shim(linked: &Path) {
         .compile("tunesmith_shim");
 }
 
-fn main() {
-    println!("cargo:rerun-if-changed=build.rs");
-    compile_kernels();
-    let Some(linked) = env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
-        panic!("torch-sys did not say where LibTorch is; run `make setup`");
-    };
-    compile_shim(&linked);
-    let origin = if cfg!(target_os = "macos") {
-        "@executable_path"
+/// The folders in which executables look for LibTorch, in this order; it was linked from `linked`.
+fn run_paths(linked: &Path) -> Vec<PathBuf> {
+    let (origin, library) = if cfg!(target_os = "macos") {
+        ("@executable_path", "libtorch_cpu.dylib")
     } else {
-        "$ORIGIN"
-    };
-    let library = if cfg!(target_os = "macos") {
-        "libtorch_cpu.dylib"
-    } else {
-        "libtorch_cpu.so"
+        ("$ORIGIN", "libtorch_cpu.so")
     };
     // An installed tree first: bin/ beside lib/torch/lib/ and lib/nvidia/.
-    search_in(&Path::new(origin).join("../lib/torch/lib"));
+    let installed = Path::new(origin).join("../lib/torch/lib");
     // The folder of the file itself, since LibTorch looks for the CUDA runtime beside its real place; then the cache path
     // as `make setup` lays it, which on another machine may be a link to an existing PyTorch.
     let real = fs::canonicalize(linked.join(library))
@@ -104,11 +90,22 @@ fn main() {
     let cache = linked
         .parent()
         .and_then(Path::parent)
-        .map(|folder| folder.join("torch/lib"));
-    if let Some(folder) = &real {
-        search_in(folder);
+        .map(|folder| folder.join("torch/lib"))
+        .filter(|folder| Some(folder) != real.as_ref());
+    [Some(installed), real, cache].into_iter().flatten().collect()
+}
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    compile_kernels();
+    let Some(linked) = env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
+        panic!("torch-sys did not say where LibTorch is; run `make setup`");
+    };
+    compile_shim(&linked);
+    let paths = run_paths(&linked);
+    for path in &paths {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{}", path.display());
     }
-    if let Some(folder) = cache.filter(|folder| Some(folder) != real.as_ref()) {
-        search_in(&folder);
-    }
+    let joined = env::join_paths(&paths).expect("invariant: a search path can hold no colon anyway");
+    println!("cargo::metadata=run_paths={}", joined.display());
 }

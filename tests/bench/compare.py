@@ -46,6 +46,7 @@ class Comparison:
     ours: list[Run]
     fastest: list[Run]
     default: list[Run]
+    padded: list[Run]
     fastest_setting: Setting
     # Tokens per second of each setting that was tried; a text says why one does not work here.
     tried: dict[str, float | str]
@@ -70,6 +71,7 @@ class Comparison:
             side_row("ours", self.ours, self.work, self.rate),
             side_row(f"TRL, fastest ({self.fastest_setting.name})", self.fastest, self.work, self.rate),
             side_row("TRL, default", self.default, self.work, self.rate),
+            side_row("TRL, padded, batch 4", self.padded, self.work, self.rate),
         ]
         lines = [
             f"{self.shape.name}, {self.precision}: {self.shape.parameters() / 1e6:.1f} M parameters, "
@@ -77,7 +79,8 @@ class Comparison:
             f"({min(self.matmul_rates) / 1e9:,.0f} to {self.rate / 1e9:,.0f} in {len(self.matmul_rates)} rounds)",
             table(rows, SIDE_HEADER),
         ]
-        for name, theirs in (("fastest", self.fastest), ("default", self.default)):
+        sides = (("fastest", self.fastest), ("default", self.default), ("padded batches of 4", self.padded))
+        for name, theirs in sides:
             by_wall, by_cpu = paired_ratio(self.ours, theirs), cpu_ratio(self.ours, theirs)
             lines.append(f"ours by TRL's {name}: {by_wall.text(2)}; by CPU time {by_cpu.text(2)}")
         lines.append(f"peak memory, ours by TRL's fastest: {100 * self.memory_ratio:.0f} %")
@@ -100,11 +103,14 @@ class Comparison:
             "trl_fastest": [run.as_json() for run in self.fastest],
             "trl_fastest_setting": asdict(self.fastest_setting),
             "trl_default": [run.as_json() for run in self.default],
+            "trl_padded": [run.as_json() for run in self.padded],
             "trl_tried": self.tried,
             "by_fastest": paired_ratio(self.ours, self.fastest).as_json(),
             "by_default": paired_ratio(self.ours, self.default).as_json(),
+            "by_padded": paired_ratio(self.ours, self.padded).as_json(),
             "by_fastest_cpu_time": cpu_ratio(self.ours, self.fastest).as_json(),
             "by_default_cpu_time": cpu_ratio(self.ours, self.default).as_json(),
+            "by_padded_cpu_time": cpu_ratio(self.ours, self.padded).as_json(),
             "memory_by_fastest": self.memory_ratio,
         }
 
@@ -128,18 +134,20 @@ def _find_fastest(plan: Plan, model: Path, bfloat16: bool) -> tuple[Setting, dic
 
 
 def compare(plan: Plan, shape: Shape, model: Path, precision: str) -> Comparison:
-    """Chooses TRL's fastest setting by short runs, then measures ours, fastest and default in turn, round by round."""
+    """Chooses TRL's fastest setting by short runs, then measures ours, fastest, default and padded in turn, round by
+    round."""
     bfloat16 = precision == "bfloat16"
     say(f"{shape.name}, {precision}: looking for TRL's fastest setting")
     setting, tried = _find_fastest(plan, model, bfloat16)
-    default = trl_side.default_setting(bfloat16)
+    default, padded = trl_side.default_setting(bfloat16), trl_side.padded_setting(bfloat16)
     arguments = ours.arguments(model, plan.data, plan.batch, precision) + ["--max-steps", "1000000"]
     expected = ours.counts_of_steps(plan.counts, plan.batch)
-    found = Comparison(shape, precision, [], [], [], setting, tried, [], flops_per_token(shape, plan.statistics))
+    found = Comparison(shape, precision, [], [], [], [], setting, tried, [], flops_per_token(shape, plan.statistics))
     for number in range(plan.rounds):
         say(f"{shape.name}, {precision}: round {number + 1} of {plan.rounds}")
         found.matmul_rates.append(matmul.measure(shape.name, precision, plan.threads))
         found.ours.append(ours.train(plan.trainer, arguments, plan.threads, plan.seconds, expected=expected))
         found.fastest.append(trl_side.train(model, plan.data, setting, plan.threads, plan.seconds))
         found.default.append(trl_side.train(model, plan.data, default, plan.threads, plan.seconds))
+        found.padded.append(trl_side.train(model, plan.data, padded, plan.threads, plan.seconds))
     return found

@@ -4,13 +4,17 @@ import json
 import random
 import tempfile
 import unittest
+from dataclasses import replace
 from pathlib import Path
 
+from compare import Comparison
 from dataset import Statistics, example_counts, make_dataset
 from models import CPU_SHAPES, GPU_SHAPES, TINY_SHAPE, make_model
 from ours import StepsLog, counts_of_steps
 from report import Target
 from run import Mark, Run
+from targets import targets
+from trl_side import padded_setting
 from vocabulary import words
 from work import flops_per_token
 
@@ -97,6 +101,26 @@ class Measuring(unittest.TestCase):
         adapter = 2 * 16 * ((64 + 64) + 2 * (32 + 64) + (64 + 64) + 3 * (128 + 64))
         expected = 4 * linears + 6 * adapter + 4 * 2048 * 64 * 0.5 + 2 * 7 * 10 * 64
         self.assertEqual(flops_per_token(shape, facts), expected)
+
+    def test_the_padded_side_is_measured_against_a_target_of_its_own(self) -> None:
+        setting = padded_setting(bfloat16=False)
+        self.assertEqual((setting.batch, setting.accumulation, setting.checkpointing), (4, 1, False))
+        self.assertFalse(setting.packing or setting.padding_free or setting.autocast)
+        self.assertTrue(padded_setting(bfloat16=True).autocast)
+        mark = [Mark(wall=float(place), cpu=float(place), tokens=0, supervised=0) for place in range(2)]
+
+        def runs(tokens: int) -> list[Run]:
+            return [Run.of([mark[0], replace(mark[1], tokens=tokens)], peak=1, start_seconds=1.0, warm_up=1)]
+
+        shape = CPU_SHAPES["15m"]
+        found = Comparison(
+            shape, "float32", runs(90), runs(30), runs(6), runs(10), setting, {"batch 1": 30.0}, [1.0], 1.0
+        )
+        rows = targets([found], None, "", "")
+        measured = {row.name: row.measured for row in rows if row.name.startswith("15m float32, speed by ")}
+        self.assertEqual([round(value) for value in measured.values()], [3, 15, 9])
+        self.assertIn("15m float32, speed by TRL's padded batches of 4", measured)
+        self.assertIn("ours by TRL's padded batches of 4: 9.00", found.text())
 
     def test_targets(self) -> None:
         self.assertTrue(Target("speed", 2.0, 2.1).reached)

@@ -28,6 +28,11 @@ def default_setting(bfloat16: bool) -> Setting:
     return Setting("default", checkpointing=None, autocast=bfloat16)
 
 
+def padded_setting(bfloat16: bool) -> Setting:
+    """Padded batches of four, as SFTTrainer pads them, without gradient checkpointing; autocast as in the default."""
+    return Setting("padded, batch 4", 4, autocast=bfloat16)
+
+
 def candidates(batch: int, bfloat16: bool) -> list[Setting]:
     """Settings that may be the fastest. Each steps on about `batch` examples, as ours does, however it cuts them into
     passes; gradient checkpointing, which only saves memory, is off."""

@@ -4,8 +4,8 @@
 use tch::{Device, Kind, Tensor};
 use tunesmith_torch_ext::gpu::prepare_kernels;
 use tunesmith_torch_ext::kernels::{
-    Activation, AdamWStep, AttentionShape, DropoutMask, RotaryTable, adamw, attend, attend_backward,
-    cross_entropy, dropout, dropout_add, gate, gate_backward, grouped_mm, linear, rms_norm,
+    Activation, AdamWStep, AttentionShape, DropoutMask, RotaryTable, RowGroups, adamw, attend,
+    attend_backward, cross_entropy, dropout, dropout_add, gate, gate_backward, grouped_mm, linear, rms_norm,
     rms_norm_backward, rms_norm_backward_add, rotate,
 };
 
@@ -250,8 +250,16 @@ fn products() {
         let (x, weight) = (random(1, &[40, 64], kind), random(2, &[96, 64], kind));
         let found = linear(&x.to_device(GPU), &weight.to_device(GPU)).unwrap();
         assert_close(&found, &linear(&x, &weight).unwrap(), tolerance);
-        let weights = random(3, &[3, 64, 16], kind);
-        let found = grouped_mm(&x.to_device(GPU), &weights.to_device(GPU), &[5, 6, 40]).unwrap();
-        assert_close(&found, &grouped_mm(&x, &weights, &[5, 6, 40]).unwrap(), tolerance);
+        let [here, there] = [Device::Cpu, GPU].map(|device| RowGroups::new(vec![5, 6, 40], device).unwrap());
+        let weights = [
+            random(3, &[3, 64, 16], kind),
+            random(4, &[3, 16, 64], kind).transpose(1, 2),
+        ];
+        let wide = random(5, &[40, 96], kind);
+        let (x, gpu_x) = (wide.narrow(1, 8, 64), wide.to_device(GPU).narrow(1, 8, 64));
+        for weights in &weights {
+            let found = grouped_mm(&gpu_x, &weights.to_device(GPU), &there).unwrap();
+            assert_close(&found, &grouped_mm(&x, weights, &here).unwrap(), tolerance);
+        }
     }
 }

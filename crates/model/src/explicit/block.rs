@@ -8,7 +8,8 @@ use tunesmith_torch_ext::kernels::{
 
 use super::layout::Layout;
 use super::linear;
-use super::patch::{Narrow, Patch};
+use super::patch::Narrow;
+use super::product::ProductPatches;
 use crate::config::{self, ModelConfig};
 use crate::error::ModelError;
 use crate::layer::Block;
@@ -25,7 +26,7 @@ pub(super) struct BlockPass<'a> {
     pub(super) rows: &'a Tensor,
     pub(super) layout: &'a Layout,
     /// In the order of [`Projection::ALL`].
-    pub(super) patches: &'a [Vec<Patch>; 4],
+    pub(super) patches: &'a [ProductPatches; 4],
     /// Whether only the scored rows go on behind the attention.
     pub(super) prunes: bool,
 }
@@ -92,10 +93,8 @@ impl BlockPass<'_> {
         if self.block.post_mlp_norm.is_some() {
             drop(self.after_product(&product, &mut saved)?);
         } else {
-            let patches = self.patches[Projection::Down as usize].iter();
-            saved.narrow[Projection::Down as usize] = patches
-                .map(|patch| patch.narrow(&product))
-                .collect::<Result<_, _>>()?;
+            let down = Projection::Down as usize;
+            saved.narrow[down] = self.patches[down].narrow(&product)?;
         }
         Ok(saved)
     }
@@ -165,17 +164,11 @@ impl BlockPass<'_> {
         let down = &block.projections[Projection::Down as usize];
         let product = linear::backward(&down.weight, &own)?;
         let patches = &self.patches[Projection::Down as usize];
-        let mut slopes = Vec::with_capacity(patches.len());
-        for (patch, narrow) in patches.iter().zip(&saved.narrow[Projection::Down as usize]) {
-            let slope = patch.slope(narrow, &own)?;
-            patch.pass_down(&slope, &product)?;
-            slopes.push(slope);
-        }
+        let slopes = patches.slopes(&saved.narrow[Projection::Down as usize], &own)?;
+        patches.pass_down(&slopes, &product)?;
         // Puts the product itself, which A's gradient needs, in the place of its gradient.
         gate_backward(&saved.gate_up, &product, self.activation())?;
-        for (patch, slope) in patches.iter().zip(&slopes) {
-            patch.learn(&product, slope)?;
-        }
+        patches.learn(&product, &slopes)?;
         drop(product);
         let normed = norm(&block.mlp_norm, &saved.middle)?;
         let slope = self.project_backward(Projection::GateUp, saved, &normed, &saved.gate_up, true)?;
@@ -228,10 +221,7 @@ impl BlockPass<'_> {
     /// The base product and what the adapters add to it.
     fn project(&self, projection: Projection, x: &Tensor) -> Result<(Tensor, Vec<Narrow>), ModelError> {
         let y = linear::forward(&self.block.projections[projection as usize], x)?;
-        let narrow = self.patches[projection as usize]
-            .iter()
-            .map(|patch| patch.forward(x, &y))
-            .collect::<Result<_, _>>()?;
+        let narrow = self.patches[projection as usize].forward(x, &y)?;
         Ok((y, narrow))
     }
 
@@ -246,10 +236,11 @@ impl BlockPass<'_> {
     ) -> Result<Option<Tensor>, ModelError> {
         let weight = &self.block.projections[projection as usize].weight;
         let dx = wants_input.then(|| linear::backward(weight, dy)).transpose()?;
-        let patches = self.patches[projection as usize].iter();
-        for (patch, narrow) in patches.zip(&saved.narrow[projection as usize]) {
-            patch.backward(x, narrow, dy, dx.as_ref())?;
-        }
+        let (patches, narrow) = (
+            &self.patches[projection as usize],
+            &saved.narrow[projection as usize],
+        );
+        patches.backward(x, narrow, dy, dx.as_ref())?;
         Ok(dx)
     }
 

@@ -1,5 +1,6 @@
 //! How much memory a training pass takes, known before the first one.
 
+use super::grouped;
 use crate::adapter::Adapter;
 use crate::causal_lm::CausalLm;
 use crate::modules::{Projection, Site};
@@ -16,7 +17,8 @@ pub enum Keep {
 impl CausalLm {
     /// Bytes that one token of a training pass keeps until its backward pass, plus the largest that one block needs
     /// besides, where a job's ranks add up to `ranks` columns per block ([`Adapter::ranks_per_block`]). What is kept is
-    /// exact where every row is learnt, nothing drops out and every block is adapted; else it is an upper bound.
+    /// exact where every row is learnt, nothing drops out and every block is adapted; else, and where the products of
+    /// all jobs are made at once, which pads their ranks, it is an upper bound.
     #[must_use]
     pub fn training_bytes_per_token(&self, ranks: i64, keep: Keep) -> i64 {
         let config = self.config();
@@ -26,6 +28,11 @@ impl CausalLm {
         let attended = config.heads * config.head_dim;
         // The widest moment of a backward pass: the gradient of the stream, a normed copy, gate and up, and the product.
         let passing = width * (3 * config.hidden_size + (qkv + 2 * attended).max(gate_up + gate_up / 2));
+        let ranks = if self.groups_jobs() {
+            grouped::most_ranks(ranks, config.modules.len() as i64)
+        } else {
+            ranks
+        };
         self.kept_bytes_per_token(ranks, keep) + passing
     }
 

@@ -11,17 +11,19 @@
 //! the rest again ([`Keep`]). LibTorch's autograd on the same model ([`CausalLm::hidden`]) is the oracle of the tests.
 
 mod block;
+mod grouped;
 mod head;
 mod layout;
 mod linear;
 mod memory;
 mod patch;
 mod patches;
+mod product;
 #[cfg(test)]
 mod tests;
 
 use tch::{Kind, Tensor, no_grad_guard};
-use tunesmith_torch_ext::kernels::RotaryTable;
+use tunesmith_torch_ext::kernels::{RotaryTable, grouped_mm_is_one_launch};
 
 use self::block::{BlockPass, Saved};
 use self::layout::Layout;
@@ -68,7 +70,7 @@ impl CausalLm {
         segments: &[Segment<'_>],
         keep: Keep,
     ) -> Result<Vec<Scores>, ModelError> {
-        self.explicit_pass(segments, Some(keep))
+        self.explicit_pass(segments, Some(keep), self.groups_jobs())
     }
 
     /// Forward pass only.
@@ -76,17 +78,27 @@ impl CausalLm {
     /// # Errors
     /// As [`Self::train_pass`].
     pub fn score_pass(&self, segments: &[Segment<'_>]) -> Result<Vec<Scores>, ModelError> {
-        self.explicit_pass(segments, None)
+        self.explicit_pass(segments, None, self.groups_jobs())
     }
 
-    /// `keep`: what the backward pass finds; there is none without.
-    fn explicit_pass(&self, segments: &[Segment<'_>], keep: Option<Keep>) -> Result<Vec<Scores>, ModelError> {
+    /// Whether a pass makes the LoRA products of all jobs at once.
+    fn groups_jobs(&self) -> bool {
+        grouped_mm_is_one_launch(self.device(), self.precision().compute)
+    }
+
+    /// `keep`: what the backward pass finds; there is none without. `grouped`: as [`Self::groups_jobs`].
+    fn explicit_pass(
+        &self,
+        segments: &[Segment<'_>],
+        keep: Option<Keep>,
+        grouped: bool,
+    ) -> Result<Vec<Scores>, ModelError> {
         let _guard = no_grad_guard();
         let layout = Layout::new(segments, self.config().vocab_size, self.device())?;
         if layout.scored_rows() == 0 {
             return segments.iter().map(|_| Scores::zero(self.device())).collect();
         }
-        let patches = Patches::new(self, segments, &layout, keep.is_some())?;
+        let patches = Patches::new(self, segments, &layout, keep.is_some(), grouped)?;
         let pass = Pass::new(self, &layout, &patches)?;
         pass.run(segments, keep)
     }

@@ -15,16 +15,16 @@ use crate::training::Segment;
 
 /// One module's part of a patch.
 #[derive(Debug)]
-struct Part {
+pub(super) struct Part {
     /// Its columns of the product's output.
-    column: i64,
-    width: i64,
+    pub(super) column: i64,
+    pub(super) width: i64,
     /// Its columns of S.
-    first: i64,
-    rank: i64,
-    scale: f64,
+    pub(super) first: i64,
+    pub(super) rank: i64,
+    pub(super) scale: f64,
     /// `[width, rank]` in the compute format.
-    b: Tensor,
+    pub(super) b: Tensor,
     /// float32 `[width, rank]`.
     gradient_b: Option<Tensor>,
 }
@@ -32,13 +32,13 @@ struct Part {
 /// One segment's LoRA on one product.
 #[derive(Debug)]
 pub(super) struct Patch {
-    rows: Rows,
+    pub(super) rows: Rows,
     /// `[ranks, in]` in the compute format.
-    a: Tensor,
+    pub(super) a: Tensor,
     /// float32 `[ranks, in]`.
     gradient_a: Option<Tensor>,
-    parts: Vec<Part>,
-    mask: Option<DropoutMask>,
+    pub(super) parts: Vec<Part>,
+    pub(super) mask: Option<DropoutMask>,
 }
 
 /// What a forward pass keeps of a patch: `S: [rows, ranks]`.
@@ -50,19 +50,6 @@ impl Patch {
         let narrow = self.narrow(x)?;
         self.widen(&narrow, &self.rows.of(y)?)?;
         Ok(narrow)
-    }
-
-    /// Adds to the gradients of A and B, and to `dx: [tokens, in]` where it is wanted.
-    pub(super) fn backward(
-        &self,
-        x: &Tensor,
-        narrow: &Narrow,
-        dy: &Tensor,
-        dx: Option<&Tensor>,
-    ) -> Result<(), ModelError> {
-        let slope = self.slope(narrow, dy)?;
-        self.learn(x, &slope)?;
-        dx.map_or(Ok(()), |dx| self.pass_down(&slope, dx))
     }
 
     /// Adds to the gradients of B; returns the gradient of `X Aᵀ`, `[rows, ranks]`. `dy: [tokens, out]`.
@@ -95,13 +82,10 @@ impl Patch {
 
     /// Adds to the gradients of B; returns the gradient of `X Aᵀ`, `[n, ranks]`. `dy: [n, out]`.
     pub(super) fn widen_backward(&self, narrow: &Narrow, dy: &Tensor) -> Result<Tensor, ModelError> {
+        self.learn_b(narrow, dy)?;
         let mut slopes = Vec::with_capacity(self.parts.len());
         for part in &self.parts {
-            let own = part.columns(dy)?;
-            if let Some(gradient) = &part.gradient_b {
-                accumulate(gradient, &own, &part.narrow(narrow)?)?;
-            }
-            let mut slope = own.f_matmul(&part.b)?;
+            let mut slope = part.columns(dy)?.f_matmul(&part.b)?;
             if part.scale != 1.0 {
                 let _ = slope.f_mul_scalar_(part.scale)?;
             }
@@ -112,6 +96,16 @@ impl Patch {
         } else {
             Tensor::f_cat(&slopes, 1)?
         })
+    }
+
+    /// Adds to the gradients of B. `narrow: [n, ranks]`, `dy: [n, out]`.
+    pub(super) fn learn_b(&self, narrow: &Narrow, dy: &Tensor) -> Result<(), ModelError> {
+        for part in &self.parts {
+            if let Some(gradient) = &part.gradient_b {
+                accumulate(gradient, &part.columns(dy)?, &part.narrow(narrow)?)?;
+            }
+        }
+        Ok(())
     }
 
     /// Adds to the gradients of A. `x: [tokens, in]`, `slope: [rows, ranks]`.

@@ -4,9 +4,12 @@ use std::collections::HashMap;
 
 use tch::Tensor;
 
+use super::grouped::JobRows;
 use super::layout::{Layout, Rows};
 use super::patch::{Adapted, Matrices, Patch};
+use super::product::ProductPatches;
 use crate::causal_lm::CausalLm;
+use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::modules::{Projection, Site};
 use crate::training::Segment;
@@ -15,21 +18,23 @@ use crate::training::Segment;
 #[derive(Debug)]
 pub(super) struct Patches {
     /// Per block, per product in the order of [`Projection::ALL`].
-    blocks: Vec<[Vec<Patch>; 4]>,
+    blocks: Vec<[ProductPatches; 4]>,
     head: Vec<Patch>,
     embedding: Vec<Patch>,
 }
 
 impl Patches {
+    /// `grouped`: make the products of all jobs at once where they allow it.
     pub(super) fn new(
         model: &CausalLm,
         segments: &[Segment<'_>],
         layout: &Layout,
         backward: bool,
+        grouped: bool,
     ) -> Result<Self, ModelError> {
         let config = model.config();
         let mut patches = Self {
-            blocks: (0..config.layers).map(|_| [const { Vec::new() }; 4]).collect(),
+            blocks: (0..config.layers).map(|_| Default::default()).collect(),
             head: Vec::new(),
             embedding: Vec::new(),
         };
@@ -39,7 +44,28 @@ impl Patches {
                 patches.add(model, segment, tokens, scored, layout.prunes_last_block, backward)?;
             }
         }
+        if grouped {
+            patches.group(layout, model)?;
+        }
         Ok(patches)
+    }
+
+    fn group(&mut self, layout: &Layout, model: &CausalLm) -> Result<(), ModelError> {
+        let tokens = JobRows::new(&layout.segments, model.device())?;
+        let scored = JobRows::new(&layout.scored, model.device())?;
+        for (layer, products) in self.blocks.iter_mut().enumerate() {
+            for (product, patches) in products.iter_mut().enumerate() {
+                let rows = if is_pruned(model.config(), layout.prunes_last_block, layer, product) {
+                    &scored
+                } else {
+                    &tokens
+                };
+                if let Some(rows) = rows {
+                    patches.group(rows)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn add(
@@ -83,23 +109,20 @@ impl Patches {
             }
         }
         for ((layer, product), modules) in by_block {
-            let pruned = prunes && layer + 1 == config.layers && product != Projection::Qkv as usize;
-            let rows = if pruned { scored } else { tokens };
+            let rows = if is_pruned(config, prunes, layer, product) {
+                scored
+            } else {
+                tokens
+            };
             if rows.count > 0 {
-                let place = &mut self.blocks[layer][product];
-                place.extend(Patch::of_modules(
-                    config,
-                    segment,
-                    rows,
-                    modules,
-                    gradient.is_some(),
-                )?);
+                let patches = Patch::of_modules(config, segment, rows, modules, gradient.is_some())?;
+                self.blocks[layer][product].push(patches);
             }
         }
         Ok(())
     }
 
-    pub(super) fn of_block(&self, number: usize) -> &[Vec<Patch>; 4] {
+    pub(super) fn of_block(&self, number: usize) -> &[ProductPatches; 4] {
         &self.blocks[number]
     }
 
@@ -141,4 +164,9 @@ impl Patches {
             .iter()
             .try_for_each(|patch| patch.embed_backward(layout, dx, scale))
     }
+}
+
+/// Whether a product takes the scored rows alone: behind the last block's attention, where that is `prunes`.
+fn is_pruned(config: &ModelConfig, prunes: bool, layer: usize, product: usize) -> bool {
+    prunes && layer + 1 == config.layers && product != Projection::Qkv as usize
 }

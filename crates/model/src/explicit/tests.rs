@@ -79,7 +79,7 @@ fn really_kept(model: &CausalLm, adapter: &Adapter, keep: Keep) -> i64 {
     }];
     let layout = Layout::new(&segments, model.config().vocab_size, Device::Cpu).unwrap();
     assert_eq!((layout.tokens(), layout.scored_rows()), (TOKENS, TOKENS));
-    let patches = Patches::new(model, &segments, &layout, true).unwrap();
+    let patches = Patches::new(model, &segments, &layout, true, false).unwrap();
     let pass = Pass::new(model, &layout, &patches).unwrap();
     let (_, kept) = pass.forward(Some(keep)).unwrap();
     assert_eq!(kept.len(), model.config().layers);

@@ -31,7 +31,7 @@ pub use dropout::{DropoutMask, dropout, dropout_add};
 pub use elementwise::{
     Activation, RotaryTable, gate, gate_backward, rms_norm, rms_norm_backward, rms_norm_backward_add, rotate,
 };
-pub use grouped::grouped_mm;
+pub use grouped::{RowGroups, grouped_mm, grouped_mm_is_one_launch};
 pub use linear::linear;
 pub use optimizer::{AdamWStep, adamw};
 pub use serving_linear::{LoraPart, is_lora_part, lora_add, serving_linear};
