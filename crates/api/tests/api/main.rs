@@ -17,6 +17,7 @@ mod isolation;
 mod jobs;
 mod lineage;
 mod metrics_stream;
+mod peft_folders;
 mod rollouts;
 mod service;
 mod support;
