@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOLERANCE = 1e-3
 TOKENS = 8
+ARCHITECTURES = {"llama": "Llama", "mistral": "Mistral", "phi3": "Phi3", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma2": "Gemma2"}
 QUESTIONS = ["What is the cat in?", "Where is the dog?", "Say one word."]
 
 
@@ -52,7 +53,7 @@ def main() -> None:
     adapted = PeftModel.from_pretrained(plain, folder).eval()
     wanted = [ours(adapted, tokenizer, question) for question in QUESTIONS]
     which = mistralrs.Which.Lora(model_id=base, adapters=[mistralrs.LoraAdapter("one", folder)],
-        arch=mistralrs.Architecture.Llama, dtype=mistralrs.ModelDType.F32)
+        arch=getattr(mistralrs.Architecture, ARCHITECTURES[plain.config.model_type]), dtype=mistralrs.ModelDType.F32)
     runner = mistralrs.Runner(which=which, max_seqs=1, prefix_cache_n=0, no_paged_attn=True)
     found = [theirs(runner, question, "one") for question in QUESTIONS]
     difference = lambda one, other: max(abs(a - b) for x, y in zip(one, other) for a, b in zip(x, y))
