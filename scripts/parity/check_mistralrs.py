@@ -7,8 +7,11 @@ Both answer a few conversations with the likeliest tokens, in float32; the log-p
 within 1e-3, and those of the base model must be others.
 """
 
+import json
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 # Its cache of keys and values is float16 on the CPU otherwise, which alone costs 3e-3.
 os.environ["MISTRALRS_CPU_KV_F32"] = "1"
@@ -45,6 +48,22 @@ def theirs(runner, question: str, adapter: str | None) -> list[float]:
     return [token.logprob for token in answer.choices[0].logprobs.content]
 
 
+def older(base: str, work: str) -> str:
+    """The model with the fields for rope that mistral.rs 0.9.5 knows: those of before transformers 5."""
+    config = json.loads((Path(base) / "config.json").read_text())
+    rope = config.pop("rope_parameters", None)
+    if rope:
+        config["rope_theta"] = rope.pop("rope_theta")
+        config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    if config.get("rope_scaling"):
+        config["rope_scaling"]["type"] = config["rope_scaling"]["rope_type"]
+    for file in Path(base).iterdir():
+        (Path(work) / file.name).symlink_to(file.resolve())
+    (Path(work) / "config.json").unlink()
+    (Path(work) / "config.json").write_text(json.dumps(config))
+    return work
+
+
 def main() -> None:
     base, folder = sys.argv[1:]
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -52,7 +71,7 @@ def main() -> None:
     bare = [ours(plain, tokenizer, question) for question in QUESTIONS]
     adapted = PeftModel.from_pretrained(plain, folder).eval()
     wanted = [ours(adapted, tokenizer, question) for question in QUESTIONS]
-    which = mistralrs.Which.Lora(model_id=base, adapters=[mistralrs.LoraAdapter("one", folder)],
+    which = mistralrs.Which.Lora(model_id=older(base, tempfile.mkdtemp()), adapters=[mistralrs.LoraAdapter("one", folder)],
         arch=getattr(mistralrs.Architecture, ARCHITECTURES[plain.config.model_type]), dtype=mistralrs.ModelDType.F32)
     runner = mistralrs.Runner(which=which, max_seqs=1, prefix_cache_n=0, no_paged_attn=True)
     found = [theirs(runner, question, "one") for question in QUESTIONS]
