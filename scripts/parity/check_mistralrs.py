@@ -24,6 +24,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 TOLERANCE = 1e-3
 TOKENS = 8
 ARCHITECTURES = {"llama": "Llama", "mistral": "Mistral", "phi3": "Phi3", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma2": "Gemma2"}
+# Settings that mistral.rs 0.9.5 leaves out in silence; here they are left out on both sides.
+IGNORED = {"qwen2": {"rope_scaling": None}, "qwen3": {"attention_bias": False},
+    "phi3": {"rope_scaling": None, "sliding_window": None}}
 QUESTIONS = ["What is the cat in?", "Where is the dog?", "Say one word."]
 
 
@@ -48,15 +51,14 @@ def theirs(runner, question: str, adapter: str | None) -> list[float]:
     return [token.logprob for token in answer.choices[0].logprobs.content]
 
 
-def older(base: str, work: str) -> str:
-    """The model with the fields for rope that mistral.rs 0.9.5 knows: those of before transformers 5."""
+def comparable(base: str, work: str) -> str:
+    """The model with the fields for rope of before transformers 5, and without `IGNORED`."""
     config = json.loads((Path(base) / "config.json").read_text())
     rope = config.pop("rope_parameters", None)
     if rope:
         config["rope_theta"] = rope.pop("rope_theta")
         config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
-    if config.get("rope_scaling"):
-        config["rope_scaling"]["type"] = config["rope_scaling"]["rope_type"]
+    config |= IGNORED.get(config["model_type"], {})
     for file in Path(base).iterdir():
         (Path(work) / file.name).symlink_to(file.resolve())
     (Path(work) / "config.json").unlink()
@@ -65,13 +67,14 @@ def older(base: str, work: str) -> str:
 
 
 def main() -> None:
-    base, folder = sys.argv[1:]
+    work = tempfile.TemporaryDirectory()
+    base, folder = comparable(sys.argv[1], work.name), sys.argv[2]
     tokenizer = AutoTokenizer.from_pretrained(base)
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     bare = [ours(plain, tokenizer, question) for question in QUESTIONS]
     adapted = PeftModel.from_pretrained(plain, folder).eval()
     wanted = [ours(adapted, tokenizer, question) for question in QUESTIONS]
-    which = mistralrs.Which.Lora(model_id=older(base, tempfile.mkdtemp()), adapters=[mistralrs.LoraAdapter("one", folder)],
+    which = mistralrs.Which.Lora(model_id=base, adapters=[mistralrs.LoraAdapter("one", folder)],
         arch=getattr(mistralrs.Architecture, ARCHITECTURES[plain.config.model_type]), dtype=mistralrs.ModelDType.F32)
     runner = mistralrs.Runner(which=which, max_seqs=1, prefix_cache_n=0, no_paged_attn=True)
     found = [theirs(runner, question, "one") for question in QUESTIONS]
