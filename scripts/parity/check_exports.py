@@ -46,9 +46,10 @@ def logits(model: torch.nn.Module, tokens: list[int]) -> torch.Tensor:
 def probe_difference(model: torch.nn.Module, probes: list[dict], field: str) -> float:
     worst = 0.0
     for probe in probes:
-        scores = logits(model, probe["prompt"] + probe["completion"]).log_softmax(-1)
+        # From the tokens before it only, as it was generated: longrope chooses its factors by the length of the whole.
         for place, (token, wanted) in enumerate(zip(probe["completion"], probe[field])):
-            worst = max(worst, abs(scores[len(probe["prompt"]) - 1 + place, token].item() - wanted))
+            scores = logits(model, probe["prompt"] + probe["completion"][:place])[-1].log_softmax(-1)
+            worst = max(worst, abs(scores[token].item() - wanted))
     return worst
 
 

@@ -7,8 +7,11 @@ Both answer a few conversations with the likeliest tokens, in float32; the log-p
 within 1e-3, and those of the base model must be others.
 """
 
+import json
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 # Its cache of keys and values is float16 on the CPU otherwise, which alone costs 3e-3.
 os.environ["MISTRALRS_CPU_KV_F32"] = "1"
@@ -20,6 +23,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOLERANCE = 1e-3
 TOKENS = 8
+ARCHITECTURES = {"llama": "Llama", "mistral": "Mistral", "phi3": "Phi3", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma2": "Gemma2"}
+# Settings that mistral.rs 0.9.5 leaves out in silence; here they are left out on both sides.
+IGNORED = {"qwen2": {"rope_scaling": None}, "qwen3": {"attention_bias": False},
+    "phi3": {"rope_scaling": None, "sliding_window": None}}
 QUESTIONS = ["What is the cat in?", "Where is the dog?", "Say one word."]
 
 
@@ -44,15 +51,31 @@ def theirs(runner, question: str, adapter: str | None) -> list[float]:
     return [token.logprob for token in answer.choices[0].logprobs.content]
 
 
+def comparable(base: str, work: str) -> str:
+    """The model with the fields for rope of before transformers 5, and without `IGNORED`."""
+    config = json.loads((Path(base) / "config.json").read_text())
+    rope = config.pop("rope_parameters", None)
+    if rope:
+        config["rope_theta"] = rope.pop("rope_theta")
+        config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    config |= IGNORED.get(config["model_type"], {})
+    for file in Path(base).iterdir():
+        (Path(work) / file.name).symlink_to(file.resolve())
+    (Path(work) / "config.json").unlink()
+    (Path(work) / "config.json").write_text(json.dumps(config))
+    return work
+
+
 def main() -> None:
-    base, folder = sys.argv[1:]
+    work = tempfile.TemporaryDirectory()
+    base, folder = comparable(sys.argv[1], work.name), sys.argv[2]
     tokenizer = AutoTokenizer.from_pretrained(base)
     plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     bare = [ours(plain, tokenizer, question) for question in QUESTIONS]
     adapted = PeftModel.from_pretrained(plain, folder).eval()
     wanted = [ours(adapted, tokenizer, question) for question in QUESTIONS]
     which = mistralrs.Which.Lora(model_id=base, adapters=[mistralrs.LoraAdapter("one", folder)],
-        arch=mistralrs.Architecture.Llama, dtype=mistralrs.ModelDType.F32)
+        arch=getattr(mistralrs.Architecture, ARCHITECTURES[plain.config.model_type]), dtype=mistralrs.ModelDType.F32)
     runner = mistralrs.Runner(which=which, max_seqs=1, prefix_cache_n=0, no_paged_attn=True)
     found = [theirs(runner, question, "one") for question in QUESTIONS]
     difference = lambda one, other: max(abs(a - b) for x, y in zip(one, other) for a, b in zip(x, y))

@@ -36,6 +36,8 @@ say "making the golden files anew"
 diff -r "$root/crates/dataset/tests/golden/templates" "$work/templates"
 "$python" "$here/make_shapes.py" "$work/shapes.json" 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
 diff "$root/crates/api/tests/golden/shapes.json" "$work/shapes.json"
+"$python" "$here/make_adapters.py" "$golden" "$work/adapters" 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
+diff -r "$root/crates/api/tests/golden/adapters" "$work/adapters"
 
 # The options of the trainer that `hyperparameters` of a losses.json stand for.
 options() {

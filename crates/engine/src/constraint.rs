@@ -9,7 +9,10 @@ use llguidance::{
     token_bytes_from_tokenizer_json,
     toktrie::{ApproximateTokEnv, INVALID_TOKEN, TokEnv, TokRxInfo, TokTrie},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// Whitespace between two parts of a JSON text.
+const GAP: &str = r"[\x20\x0A\x0D\x09]{1,21}";
 
 /// What the output must be.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,7 +85,7 @@ impl GrammarCompiler {
     /// The grammar is not valid, or larger than the library's limits.
     pub fn compile(&self, grammar: Grammar) -> Result<Constraint, ConstraintError> {
         let grammar = match grammar {
-            Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema),
+            Grammar::JsonSchema(schema) => TopLevelGrammar::from_json_schema(with_short_gaps(schema)),
             Grammar::Regex(pattern) => TopLevelGrammar::from_regex(&pattern),
             Grammar::Lark(text) => TopLevelGrammar::from_lark(text),
         };
@@ -92,6 +95,21 @@ impl GrammarCompiler {
             Some(error) => Err(ConstraintError::Grammar(error)),
         }
     }
+}
+
+/// The schema with a bound on the whitespace between two parts, unless it says something on that itself: small models
+/// otherwise fill all their tokens with empty lines. A new line with five levels of four spaces fits.
+fn with_short_gaps(mut schema: Value) -> Value {
+    if let Some(fields) = schema.as_object_mut() {
+        let options = fields.entry("x-guidance").or_insert_with(|| json!({}));
+        let own = ["whitespace_pattern", "whitespace_flexible"];
+        if own.iter().all(|field| options.get(field).is_none())
+            && let Some(options) = options.as_object_mut()
+        {
+            options.insert("whitespace_pattern".to_owned(), json!(GAP));
+        }
+    }
+    schema
 }
 
 /// A grammar and how far the output of one sequence has come in it.
@@ -138,5 +156,53 @@ impl Constraint {
         let consumed = self.matcher.consume_token(token);
         consumed.map_err(|error| ConstraintError::Left(error.to_string()))?;
         Ok(self.matcher.is_stopped())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const VOCABULARY: u32 = 288;
+
+    /// How many new lines the schema of `{"a": 1}` allows behind the first brace.
+    fn most_new_lines(options: &Value) -> usize {
+        let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/golden/llama/base");
+        let compiler = GrammarCompiler::load(&base, VOCABULARY, &[]).unwrap();
+        let tokenizer = std::fs::read(base.join("tokenizer.json")).unwrap();
+        let tokenizer: Value = serde_json::from_slice(&tokenizer).unwrap();
+        let token = |word: &str| u32::try_from(tokenizer["model"]["vocab"][word].as_u64().unwrap()).unwrap();
+        let mut schema =
+            json!({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]});
+        if !options.is_null() {
+            schema["x-guidance"] = options.clone();
+        }
+        let mut constraint = compiler.compile(Grammar::JsonSchema(schema)).unwrap();
+        constraint.advance(token("{")).unwrap();
+        // Byte-level tokenizers write a new line so.
+        let line = token("\u{10a}");
+        let allowed = |constraint: &mut Constraint| {
+            let mut logits = vec![0.0; VOCABULARY as usize];
+            constraint.mask(&mut logits).unwrap();
+            logits[line as usize] == 0.0
+        };
+        (0..100)
+            .take_while(|_| {
+                let may = allowed(&mut constraint);
+                if may {
+                    constraint.advance(line).unwrap();
+                }
+                may
+            })
+            .count()
+    }
+
+    #[test]
+    fn whitespace_in_json_ends_unless_the_schema_says_otherwise() {
+        assert_eq!(most_new_lines(&Value::Null), 21);
+        assert_eq!(most_new_lines(&json!({"lenient": true})), 21);
+        assert_eq!(most_new_lines(&json!({"whitespace_flexible": false})), 0);
+        assert_eq!(most_new_lines(&json!({"whitespace_pattern": "\\n+"})), 100);
     }
 }

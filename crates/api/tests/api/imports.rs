@@ -85,7 +85,12 @@ fn folder(config: &Value, tensors: &[Tensor<'_>]) -> Vec<u8> {
     ])
 }
 
-async fn send(client: &Client, path: &str, archive: Vec<u8>) -> Answer {
+/// The archive of a folder on the disk.
+pub(crate) fn folder_of(folder: &std::path::Path) -> Vec<u8> {
+    archive(&[CONFIG, TENSORS].map(|name| (name, std::fs::read(folder.join(name)).unwrap())))
+}
+
+pub(crate) async fn send(client: &Client, path: &str, archive: Vec<u8>) -> Answer {
     let request = client.request("POST", path);
     client
         .send(request.header("content-type", "application/x-tar").body(archive))
@@ -296,6 +301,24 @@ async fn a_folder_that_is_no_plain_adapter_of_the_base_is_refused_with_every_rea
         .get("/v1/adapters/boxes")
         .await
         .fails(404, "adapter_not_found", None);
+}
+
+/// The embedding of the base is zeros in bfloat16.
+#[tokio::test]
+async fn a_copy_of_the_embedding_in_a_wider_type_is_the_embedding() {
+    let app = App::start().await;
+    let client = ready(&app, "first").await;
+    let with_copy = |number: f32| {
+        let mut tensors = tensors();
+        let name = "base_model.model.model.embed_tokens.weight".to_owned();
+        tensors.push((name, "F32", vec![32, 32], number.to_le_bytes().to_vec()));
+        folder(&config(), &tensors)
+    };
+    let without = send(&client, PATH, folder(&config(), &tensors())).await.ok(201);
+    let with = send(&client, PATH, with_copy(0.0)).await.ok(200);
+    assert_eq!(with["id"], without["id"]);
+    let other = send(&client, PATH, with_copy(f32::MIN_POSITIVE)).await;
+    other.fails(400, "adapter_refused", None);
 }
 
 #[tokio::test]

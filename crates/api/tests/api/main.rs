@@ -18,6 +18,7 @@ mod job_parents;
 mod jobs;
 mod lineage;
 mod metrics_stream;
+mod peft_folders;
 mod rollouts;
 mod service;
 mod support;

@@ -99,7 +99,7 @@ fn variants(fields: &Map<String, Value>) -> Vec<String> {
         // PEFT switches its variants on with fields such as `use_dora`; new ones will come.
         let variant = field.starts_with("use_") && field != "use_rslora";
         if (variant || peft::REFUSED_FIELDS.contains(&field.as_str())) && !is_off(value) {
-            refuse(field, "only plain LoRA is taken.");
+            refuse(field, why_refused(field));
         }
     }
     let pattern = fields.get("layers_pattern").filter(|value| !is_off(value));
@@ -108,7 +108,10 @@ fn variants(fields: &Map<String, Value>) -> Vec<String> {
     }
     let bias = fields.get("bias").filter(|bias| !is_off(bias));
     if bias.is_some_and(|bias| *bias != json!("none")) {
-        refuse("bias", "only `none` is taken.");
+        refuse(
+            "bias",
+            "only `none` is taken: an adapter does not change the base model's biases.",
+        );
     }
     let beginning = fields
         .get("init_lora_weights")
@@ -125,6 +128,13 @@ fn variants(fields: &Map<String, Value>) -> Vec<String> {
         );
     }
     problems
+}
+
+fn why_refused(field: &str) -> &'static str {
+    match field {
+        "modules_to_save" => "only plain LoRA is taken; name the module in `target_modules` instead.",
+        _ => "only plain LoRA is taken.",
+    }
 }
 
 fn is_off(value: &Value) -> bool {

@@ -2,6 +2,7 @@
 //! nothing of it is stored as it came.
 
 mod archive;
+mod base_copies;
 mod config;
 mod tensors;
 
@@ -34,6 +35,7 @@ use super::datasets::impatient;
 use super::model_check::{ModelModules, Problems};
 use crate::error::{ApiError, OrNotFound};
 use crate::state::ApiState;
+use base_copies::BaseCopy;
 
 /// Longest archive.
 const MOST_ARCHIVE_BYTES: u64 = 4 << 30;
@@ -57,6 +59,25 @@ struct Checked {
     ignored: Vec<String>,
 }
 
+/// What a look at an archive gave.
+#[derive(Default)]
+struct Findings {
+    problems: Vec<String>,
+    /// Still to be compared with the base model.
+    copies: Vec<BaseCopy>,
+    /// None where there are problems.
+    checked: Option<Checked>,
+}
+
+impl Findings {
+    fn refused(problems: Vec<String>) -> Self {
+        Self {
+            problems,
+            ..Self::default()
+        }
+    }
+}
+
 /// Makes the next version of an adapter from an archive. The same adapter again gives the same version.
 ///
 /// # Errors
@@ -74,24 +95,8 @@ pub async fn import(
     let model = base_models::lookup(state, organization, &query.base_model).await;
     let model = model.or_unknown(base_models::KIND, "base_model", &query.base_model)?;
     let details = ready(&model)?;
-    let modules = ModelModules::read(&details.config).ok_or(ApiError::Unexpected(
-        "a ready base model whose layers are unknown",
-    ))?;
     let (archive, length) = stage(content).await?;
-    let base_name = model.name.to_string();
-    let checked = tokio::task::spawn_blocking(move || check(archive, length, &modules, &base_name)).await;
-    let checked = checked
-        .map_err(|_| ApiError::Unexpected("the check of an archive panicked"))?
-        .map_err(|error| disk(&error))?
-        .map_err(|problems| ApiError::Invalid {
-            code: "adapter_refused",
-            param: None,
-            message: format!(
-                "This is no adapter of base model `{}`. {}",
-                model.name,
-                Problems::new(problems)
-            ),
-        })?;
+    let checked = checked(state, &model, details, archive, length).await?;
     let (version, is_new) = publish(state, organization, &name, &model, details, &checked).await?;
     let version = adapters::version(&state.store, organization, version).await?;
     tracing::info!(version = %version.id, %name, is_new, "adapter imported");
@@ -102,6 +107,40 @@ pub async fn import(
         },
         is_new,
     })
+}
+
+/// Checks an archive on a thread of its own, and what it says of the base model's weights against them.
+async fn checked(
+    state: &ApiState,
+    model: &BaseModel,
+    details: &BaseModelDetails,
+    archive: File,
+    length: u64,
+) -> Result<Checked, ApiError> {
+    let modules = ModelModules::read(&details.config).ok_or(ApiError::Unexpected(
+        "a ready base model whose layers are unknown",
+    ))?;
+    let base_name = model.name.to_string();
+    let findings = tokio::task::spawn_blocking(move || check(archive, length, &modules, &base_name)).await;
+    let Findings {
+        mut problems,
+        copies,
+        checked,
+    } = findings
+        .map_err(|_| ApiError::Unexpected("the check of an archive panicked"))?
+        .map_err(|error| disk(&error))?;
+    problems.extend(base_copies::compare(&state.blobs, &details.files, &copies).await?);
+    checked
+        .filter(|_| problems.is_empty())
+        .ok_or_else(|| ApiError::Invalid {
+            code: "adapter_refused",
+            param: None,
+            message: format!(
+                "This is no adapter of base model `{}`. {}",
+                model.name,
+                Problems::new(problems)
+            ),
+        })
 }
 
 fn ready(model: &BaseModel) -> Result<&BaseModelDetails, ApiError> {
@@ -148,16 +187,11 @@ async fn stage(content: Body) -> Result<(File, u64), ApiError> {
 }
 
 /// Looks at everything and collects what is wrong. The outer error is the disk's.
-fn check(
-    mut archive: File,
-    length: u64,
-    model: &ModelModules,
-    base_model: &str,
-) -> io::Result<Result<Checked, Vec<String>>> {
+fn check(mut archive: File, length: u64, model: &ModelModules, base_model: &str) -> io::Result<Findings> {
     let contents = archive::list(&mut archive, length);
     let mut problems = contents.problems;
     let (Some(config), Some(tensors), true) = (contents.config, contents.tensors, problems.is_empty()) else {
-        return Ok(Err(problems));
+        return Ok(Findings::refused(problems));
     };
     let mut text = Vec::new();
     archive.seek(SeekFrom::Start(config.offset))?;
@@ -165,9 +199,10 @@ fn check(
     let hyperparameters = config::read(&text, model).map_err(|found| problems.extend(found));
     let header = tensors::read_header(&mut archive, tensors)?;
     let header = header.map_err(|reason| problems.push(format!("{TENSORS}: {reason}")));
-    let (Ok(hyperparameters), Ok((header, data))) = (hyperparameters, header) else {
-        return Ok(Err(problems));
+    let (Ok(hyperparameters), Ok((mut header, data))) = (hyperparameters, header) else {
+        return Ok(Findings::refused(problems));
     };
+    let copies = base_copies::take(&mut archive, &mut header, data)?;
     problems.extend(tensors::compare(&header, &hyperparameters, model));
     let mut written = NamedTempFile::new()?;
     let infinite = tensors::rewrite(&mut archive, &header, data, written.as_file_mut())?;
@@ -176,21 +211,42 @@ fn check(
             .iter()
             .map(|name| format!("Tensor `{name:.160}` holds a number that is not finite.")),
     );
-    if !problems.is_empty() {
-        return Ok(Err(problems));
-    }
+    let checked = match problems.is_empty() {
+        true => Some(finished(
+            hyperparameters,
+            written,
+            contents.ignored,
+            model,
+            base_model,
+        )?),
+        false => None,
+    };
+    Ok(Findings {
+        problems,
+        copies,
+        checked,
+    })
+}
+
+fn finished(
+    hyperparameters: Hyperparameters,
+    mut tensors: NamedTempFile,
+    ignored: Vec<String>,
+    model: &ModelModules,
+    base_model: &str,
+) -> io::Result<Checked> {
     let mut hash = Sha256::new();
-    written.as_file_mut().seek(SeekFrom::Start(0))?;
-    let tensor_bytes = io::copy(written.as_file_mut(), &mut hash)?;
+    tensors.as_file_mut().seek(SeekFrom::Start(0))?;
+    let tensor_bytes = io::copy(tensors.as_file_mut(), &mut hash)?;
     let config = config::write(&hyperparameters, model, base_model);
-    Ok(Ok(Checked {
+    Ok(Checked {
         config: format!("{config:#}\n").into_bytes(),
         hyperparameters,
-        tensors: written,
+        tensors,
         tensor_bytes,
         tensor_digest: hex::encode(hash.finalize()),
-        ignored: contents.ignored,
-    }))
+        ignored,
+    })
 }
 
 /// Uploads the files and makes the version, where it is not there already.

@@ -1,5 +1,6 @@
 //! `adapter_model.safetensors` of somebody else: compared with the base model, and written anew as float32.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -116,7 +117,12 @@ pub(super) fn rewrite(
 }
 
 /// Copies one tensor as float32; whether all of it is finite.
-fn copy(source: &mut File, bytes: u64, float: FloatType, target: &mut impl Write) -> io::Result<bool> {
+pub(super) fn copy(
+    source: &mut File,
+    bytes: u64,
+    float: FloatType,
+    target: &mut impl Write,
+) -> io::Result<bool> {
     let mut left = bytes;
     let mut piece = vec![0; PIECE_BYTES];
     let mut finite = true;
@@ -125,24 +131,22 @@ fn copy(source: &mut File, bytes: u64, float: FloatType, target: &mut impl Write
         let piece = &mut piece[..length];
         source.read_exact(piece)?;
         finite &= all_finite(float, piece);
-        let pairs = piece.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
-        match float {
-            FloatType::F32 => target.write_all(piece)?,
-            FloatType::F16 => widen(pairs, |pair| f16::from_le_bytes(pair).to_f32(), target)?,
-            FloatType::Bf16 => widen(pairs, |pair| bf16::from_le_bytes(pair).to_f32(), target)?,
-        }
+        target.write_all(&single(float, piece))?;
         left -= length as u64;
     }
     Ok(finite)
 }
 
-fn widen(
-    pairs: impl Iterator<Item = [u8; 2]>,
-    read: impl Fn([u8; 2]) -> f32,
-    target: &mut impl Write,
-) -> io::Result<()> {
-    for pair in pairs {
-        target.write_all(&read(pair).to_le_bytes())?;
+/// Whole numbers of a file as float32, which holds each of them exactly.
+pub(super) fn single(float: FloatType, bytes: &[u8]) -> Cow<'_, [u8]> {
+    let pairs = bytes.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
+    match float {
+        FloatType::F32 => Cow::Borrowed(bytes),
+        FloatType::F16 => pairs
+            .flat_map(|pair| f16::from_le_bytes(pair).to_f32().to_le_bytes())
+            .collect(),
+        FloatType::Bf16 => pairs
+            .flat_map(|pair| bf16::from_le_bytes(pair).to_f32().to_le_bytes())
+            .collect(),
     }
-    Ok(())
 }

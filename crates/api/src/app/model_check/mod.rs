@@ -4,6 +4,7 @@ mod config;
 mod family;
 mod modules;
 pub(super) mod safetensors_header;
+pub(super) mod stored_tensor;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet};
