@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
+use axum::serve::ListenerExt;
 use nix::{sys::signal::Signal, unistd::Pid};
 use tokio::{
     net::TcpListener,
@@ -95,6 +96,13 @@ async fn run(
     };
     announce(address, settings.ready_file.as_deref())?;
     let graceful = endings.clone();
+    // Each token is a small packet. Without this it waits for the receiver's leave, which a receiver with nothing to say
+    // itself holds back for 40 ms.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "could not set nodelay");
+        }
+    });
     let server = axum::serve(listener, http::router(engine)).with_graceful_shutdown(async move {
         ending(graceful).await;
     });

@@ -77,6 +77,44 @@ pub struct Adapter {
     is_frozen: bool,
 }
 
+/// How tensors are kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Storage {
+    kind: Kind,
+    device: Device,
+    /// Whether every `B` is stored transposed.
+    is_frozen: bool,
+}
+
+impl Storage {
+    /// As training has them: float32.
+    pub(crate) fn training(device: Device) -> Self {
+        Self {
+            kind: Kind::Float,
+            device,
+            is_frozen: false,
+        }
+    }
+
+    /// As serving has them, in the model's compute format.
+    pub(crate) fn serving(device: Device, kind: Kind) -> Self {
+        Self {
+            kind,
+            device,
+            is_frozen: true,
+        }
+    }
+}
+
+/// A pair before it has tensors.
+struct Outline {
+    site: Site,
+    rank: i64,
+    scale: f64,
+    a: Vec<i64>,
+    b: Vec<i64>,
+}
+
 /// Indices into the pairs.
 #[derive(Debug, Clone, Default)]
 struct Places {
@@ -122,41 +160,56 @@ impl Adapter {
     ) -> Result<Self, ModelError> {
         let targets = Target::resolve(config, &settings)?;
         Target::check_ranks(&targets, config)?;
-        Self::from_targets(config, settings, &targets, |target, side, shape| {
-            let name = tensor_name(&target.site.name(config), target.site, side);
-            let zeros = || Ok(Tensor::f_zeros(shape, (Kind::Float, device))?);
-            match (target.site, side) {
-                (Site::Embedding, Side::A) | (Site::Block { .. } | Site::Head, Side::B) => zeros(),
-                (Site::Embedding, Side::B) => Ok(normal(seed, &name, shape, 1.0)?.f_to_device(device)?),
-                (Site::Block { .. } | Site::Head, Side::A) => {
-                    uniform(seed, &name, shape, 1.0 / (shape[1] as f32).sqrt(), device)
+        Self::from_targets(
+            config,
+            settings,
+            &targets,
+            Storage::training(device),
+            |target, side, place| {
+                let name = tensor_name(&target.site.name(config), target.site, side);
+                let (mut place, shape) = (place.shallow_clone(), place.size());
+                match (target.site, side) {
+                    (Site::Embedding, Side::A) | (Site::Block { .. } | Site::Head, Side::B) => {
+                        let _ = place.f_zero_()?;
+                    }
+                    (Site::Embedding, Side::B) => place.f_copy_(&normal(seed, &name, &shape, 1.0)?)?,
+                    (Site::Block { .. } | Site::Head, Side::A) => {
+                        let bound = 1.0 / (shape[1] as f32).sqrt();
+                        place.f_copy_(&uniform(seed, &name, &shape, bound, device)?)?;
+                    }
                 }
-            }
-        })
+                Ok(())
+            },
+        )
     }
 
-    /// An adapter whose tensors come from `tensor`, one call per target and side with the shape.
+    /// An adapter whose tensors `fill` writes, one call per target and side with the place for it, in its shape.
     pub(crate) fn from_targets(
         config: &ModelConfig,
         settings: LoraSettings,
         targets: &[Target],
-        mut tensor: impl FnMut(&Target, Side, &[i64]) -> Result<Tensor, ModelError>,
+        storage: Storage,
+        mut fill: impl FnMut(&Target, Side, &Tensor) -> Result<(), ModelError>,
     ) -> Result<Self, ModelError> {
-        let mut pairs = Vec::with_capacity(targets.len());
-        let mut names = Vec::with_capacity(targets.len());
-        for target in targets {
-            let [a, b] = [Side::A, Side::B].map(|side| tensor(target, side, &target.shape(config, side)));
-            pairs.push(LoraPair {
-                site: target.site,
-                rank: target.rank,
-                scale: target.scale,
-                a: a?,
-                b: b?,
-            });
+        let _guard = no_grad_guard();
+        let outlines = targets.iter().map(|target| Outline {
+            site: target.site,
+            rank: target.rank,
+            scale: target.scale,
+            a: target.shape(config, Side::A).to_vec(),
+            b: target.shape(config, Side::B).to_vec(),
+        });
+        let name = |target: &Target| {
             let module = target.site.name(config);
-            names.push([Side::A, Side::B].map(|side| tensor_name(&module, target.site, side)));
+            [Side::A, Side::B].map(|side| tensor_name(&module, target.site, side))
+        };
+        let names = targets.iter().map(name).collect();
+        let adapter = Self::lay_out(settings, &outlines.collect::<Vec<_>>(), names, storage)?;
+        for (target, pair) in targets.iter().zip(&adapter.pairs) {
+            fill(target, Side::A, &pair.a)?;
+            fill(target, Side::B, &pair.b)?;
         }
-        Self::assemble(settings, pairs, names)
+        Ok(adapter)
     }
 
     /// Whether this is the copy that [`Self::frozen`] makes.
@@ -164,26 +217,33 @@ impl Adapter {
         self.is_frozen
     }
 
-    /// Moves all tensors into one buffer.
-    fn assemble(
+    /// Tensors without values yet, in one buffer.
+    fn lay_out(
         settings: LoraSettings,
-        mut pairs: Vec<LoraPair>,
+        outlines: &[Outline],
         names: Vec<[String; 2]>,
+        storage: Storage,
     ) -> Result<Self, ModelError> {
-        let _guard = no_grad_guard();
-        let (all_a, all_b) = (pairs.iter().map(|pair| &pair.a), pairs.iter().map(|pair| &pair.b));
-        let pieces = all_a
-            .clone()
-            .chain(all_b)
-            .map(|tensor| tensor.f_reshape([-1]))
-            .collect::<Result<Vec<_>, _>>()?;
-        let size_of_a = all_a.map(|tensor| tensor.numel() as i64).sum();
-        let flat = Tensor::f_cat(&pieces, 0)?;
+        let size = |shape: &[i64]| shape.iter().product::<i64>();
+        let size_of_a = outlines.iter().map(|outline| size(&outline.a)).sum();
+        let size_of_b: i64 = outlines.iter().map(|outline| size(&outline.b)).sum();
+        let flat = Tensor::f_empty([size_of_a + size_of_b], (storage.kind, storage.device))?;
         let (mut next_a, mut next_b) = (0, size_of_a);
-        for pair in &mut pairs {
-            pair.a = view_of(&flat, &mut next_a, &pair.a.size())?;
-            pair.b = view_of(&flat, &mut next_b, &pair.b.size())?;
-        }
+        let pairs = outlines.iter().map(|outline| {
+            let b = if storage.is_frozen {
+                view_of(&flat, &mut next_b, &[outline.b[1], outline.b[0]])?.f_transpose(0, 1)?
+            } else {
+                view_of(&flat, &mut next_b, &outline.b)?
+            };
+            Ok(LoraPair {
+                site: outline.site,
+                rank: outline.rank,
+                scale: outline.scale,
+                a: view_of(&flat, &mut next_a, &outline.a)?,
+                b,
+            })
+        });
+        let pairs = pairs.collect::<Result<Vec<_>, ModelError>>()?;
         Ok(Self {
             settings,
             places: Places::of(&pairs),
@@ -191,7 +251,7 @@ impl Adapter {
             names,
             flat,
             size_of_a,
-            is_frozen: false,
+            is_frozen: storage.is_frozen,
         })
     }
 
@@ -292,26 +352,21 @@ impl Adapter {
     /// # Errors
     /// There is no memory for it.
     pub fn frozen(&self, device: Device, kind: Kind) -> Result<Self, ModelError> {
-        let copy = |tensor: &Tensor| -> Result<Tensor, ModelError> {
-            let mut copied = Tensor::f_empty(tensor.size(), (kind, device))?;
-            copied.f_copy_(&tensor.f_detach()?)?;
-            Ok(copied)
-        };
-        let pairs = self.pairs.iter().map(|pair| {
-            Ok(LoraPair {
-                site: pair.site,
-                rank: pair.rank,
-                scale: pair.scale,
-                a: copy(&pair.a)?,
-                b: copy(&pair.b.f_transpose(0, 1)?)?,
-            })
+        let _guard = no_grad_guard();
+        let outlines = self.pairs.iter().map(|pair| Outline {
+            site: pair.site,
+            rank: pair.rank,
+            scale: pair.scale,
+            a: pair.a.size(),
+            b: pair.b.size(),
         });
-        let pairs = pairs.collect::<Result<Vec<_>, ModelError>>()?;
-        let mut frozen = Self::assemble(self.settings.clone(), pairs, self.names.clone())?;
-        for pair in &mut frozen.pairs {
-            pair.b = pair.b.f_transpose(0, 1)?;
+        let outlines: Vec<_> = outlines.collect();
+        let storage = Storage::serving(device, kind);
+        let mut frozen = Self::lay_out(self.settings.clone(), &outlines, self.names.clone(), storage)?;
+        for (copy, pair) in frozen.pairs.iter_mut().zip(&self.pairs) {
+            copy.a.f_copy_(&pair.a)?;
+            copy.b.f_copy_(&pair.b)?;
         }
-        frozen.is_frozen = true;
         Ok(frozen)
     }
 }

@@ -15,7 +15,7 @@ use tunesmith_torch_ext::{MappedFile, write_tensor_file};
 use tunesmith_types::hyperparameters::{TargetForm, TargetModules, TargetModulesRequest};
 use tunesmith_types::peft;
 
-use crate::adapter::{Adapter, LoraSettings, Side, tensor_name};
+use crate::adapter::{Adapter, LoraSettings, Side, Storage, tensor_name};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
 use crate::modules::Site;
@@ -144,6 +144,23 @@ impl Adapter {
     /// The folder asks for a variant of LoRA that is not built in, or its tensors do not fit the configuration or the
     /// model, or are not finite: every misfit is named.
     pub fn load(folder: &Path, config: &ModelConfig, device: Device) -> Result<Self, ModelError> {
+        Self::read(folder, config, Storage::training(device))
+    }
+
+    /// The same as [`Self::load`] and then [`Self::frozen`], in one pass over the file.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_frozen(
+        folder: &Path,
+        config: &ModelConfig,
+        device: Device,
+        kind: Kind,
+    ) -> Result<Self, ModelError> {
+        Self::read(folder, config, Storage::serving(device, kind))
+    }
+
+    fn read(folder: &Path, config: &ModelConfig, storage: Storage) -> Result<Self, ModelError> {
         let peft = read_config(&folder.join(CONFIG_FILE))?;
         check_order(config, "rank_pattern", peft.rank_pattern.as_ref())?;
         check_order(config, "alpha_pattern", peft.alpha_pattern.as_ref())?;
@@ -151,10 +168,13 @@ impl Adapter {
         let targets = Target::resolve(config, &settings)?;
         let file = MappedFile::open(&folder.join(TENSOR_FILE))?;
         check_tensors(folder, config, &targets, &file)?;
-        let adapter = Self::from_targets(config, settings, &targets, |target, side, _| {
+        let adapter = Self::from_targets(config, settings, &targets, storage, |target, side, place| {
             let name = tensor_name(&target.site.name(config), target.site, side);
-            Ok(file.load(&name, device, Some(Kind::Float))?)
+            Ok(file.load_into(&name, place)?)
         })?;
+        if is_finite(adapter.flat())? {
+            return Ok(adapter);
+        }
         let problems = adapter
             .parameters()
             .into_iter()
@@ -164,11 +184,7 @@ impl Adapter {
                 Err(error) => Some(Err(error)),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        if problems.is_empty() {
-            Ok(adapter)
-        } else {
-            Err(mismatch(folder, problems))
-        }
+        Err(mismatch(folder, problems))
     }
 
     /// Writes a PEFT folder, float32, into `folder`, which must exist. The same adapter gives the same bytes.
@@ -399,9 +415,5 @@ fn mismatch(folder: &Path, problems: Vec<String>) -> ModelError {
 
 fn is_finite(tensor: &Tensor) -> Result<bool, ModelError> {
     // A sum is finite only if every term is, up to an overflow that no adapter comes near.
-    Ok(tensor
-        .f_abs()?
-        .f_sum(Kind::Double)?
-        .f_double_value(&[])?
-        .is_finite())
+    Ok(tensor.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite())
 }

@@ -143,6 +143,9 @@ async fn serve(listener: TcpListener, service: S3Service, stopping: Cancellation
                 }
             },
         };
+        if let Err(error) = socket.set_nodelay(true) {
+            tracing::debug!(%error, "could not set nodelay");
+        }
         let connection = builder.serve_connection(TokioIo::new(socket), service.clone());
         let connection = graceful.watch(connection.into_owned());
         connections.spawn(async move {

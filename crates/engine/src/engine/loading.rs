@@ -114,7 +114,7 @@ impl Engine {
         let (device, kind) = (self.settings.device, self.settings.kind);
         let read = move || {
             let folder = folder_under(root.as_deref(), &path)?;
-            let adapter = || Adapter::load(&folder, &config, device)?.frozen(device, kind);
+            let adapter = || Adapter::load_frozen(&folder, &config, device, kind);
             Ok(with_fingerprint(&folder, adapter))
         };
         let outcome = tokio::task::spawn_blocking(read)
