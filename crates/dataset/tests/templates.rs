@@ -33,6 +33,16 @@ fn message(json: &Value) -> Message {
     }
 }
 
+/// The text that a model learns from an example.
+fn learnt(encoder: &Encoder, example: &Example) -> String {
+    let sequence = encoder.encode(example).unwrap();
+    let pairs = sequence.tokens.iter().zip(&sequence.supervised);
+    let learnt: Vec<u32> = pairs
+        .filter_map(|(token, learnt)| learnt.then_some(*token))
+        .collect();
+    encoder.tokenizer().decode(&learnt, false).unwrap()
+}
+
 /// The encoder and the cases of each dialect.
 fn dialects() -> Vec<(PathBuf, Encoder, Vec<Case>)> {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/templates");
@@ -155,16 +165,7 @@ fn calls_are_learnt_as_the_model_writes_them() {
                 continue;
             }
         };
-        let sequence = encoder.encode(&example).unwrap();
-        let pairs = sequence.tokens.iter().zip(&sequence.supervised);
-        let learnt: Vec<u32> = pairs
-            .filter_map(|(token, learnt)| learnt.then_some(*token))
-            .collect();
-        assert_eq!(
-            &encoder.tokenizer().decode(&learnt, false).unwrap(),
-            wanted,
-            "{name}"
-        );
+        assert_eq!(&learnt(&encoder, &example), wanted, "{name}");
     }
 }
 
@@ -239,15 +240,6 @@ fn answers_are_learnt_with_their_end_of_turn() {
             messages: first.messages,
             tools: None,
         };
-        let sequence = encoder.encode(&example).unwrap();
-        let pairs = sequence.tokens.iter().zip(&sequence.supervised);
-        let learnt: Vec<u32> = pairs
-            .filter_map(|(token, learnt)| learnt.then_some(*token))
-            .collect();
-        assert_eq!(
-            encoder.tokenizer().decode(&learnt, false).unwrap(),
-            wanted,
-            "{name}"
-        );
+        assert_eq!(learnt(&encoder, &example), wanted, "{name}");
     }
 }

@@ -89,7 +89,13 @@ struct RoutedRow {
 /// # Errors
 /// Database errors only.
 pub async fn wanted(store: &Store) -> Result<Vec<RoutedRevision>, StoreError> {
-    let rows = sqlx::query_as!(
+    // All as of one moment: between two a rollback may change the active revision for the one that is kept, and one of
+    // them would be in neither list.
+    let mut moment = store
+        .pool()
+        .begin_with("begin isolation level repeatable read, read only")
+        .await?;
+    let live = sqlx::query_as!(
         RoutedRow,
         "select d.organization_id, d.id as deployment_id, d.name as deployment, d.base_model_id, r.id as revision_id,
                 r.number, r.state::text as \"state!\", r.loaded, r.routes,
@@ -97,10 +103,9 @@ pub async fn wanted(store: &Store) -> Result<Vec<RoutedRevision>, StoreError> {
          from deployment_revisions r join deployments d on d.id = r.deployment_id
          where r.state in ('pending', 'active') order by r.created_at, r.id",
     )
-    .fetch_all(store.pool())
+    .fetch_all(&mut *moment)
     .await?;
-    let mut wanted = resolve_versions(store, rows, true).await?;
-    let rows = sqlx::query_as!(
+    let mut kept = sqlx::query_as!(
         RoutedRow,
         "select d.organization_id, d.id as deployment_id, d.name as deployment, d.base_model_id, r.id as revision_id,
                 r.number, 'superseded' as \"state!\", r.loaded, r.routes,
@@ -111,10 +116,9 @@ pub async fn wanted(store: &Store) -> Result<Vec<RoutedRevision>, StoreError> {
              order by k.ended_at desc, k.number desc limit 1) r
          order by d.created_at, d.id",
     )
-    .fetch_all(store.pool())
+    .fetch_all(&mut *moment)
     .await?;
-    wanted.extend(resolve_versions(store, rows, false).await?);
-    let rows = sqlx::query_as!(
+    let mirrors = sqlx::query_as!(
         RoutedRow,
         "select d.organization_id, d.id as deployment_id, d.name as deployment, d.base_model_id, r.id as revision_id,
                 r.number, 'superseded' as \"state!\", r.loaded,
@@ -126,9 +130,12 @@ pub async fn wanted(store: &Store) -> Result<Vec<RoutedRevision>, StoreError> {
          join deployment_revisions r on r.deployment_id = d.id and r.state = 'active'
          order by s.created_at, d.id",
     )
-    .fetch_all(store.pool())
+    .fetch_all(&mut *moment)
     .await?;
-    wanted.extend(resolve_versions(store, rows, false).await?);
+    moment.commit().await?;
+    kept.extend(mirrors);
+    let mut wanted = resolve_versions(store, live, true).await?;
+    wanted.extend(resolve_versions(store, kept, false).await?);
     Ok(wanted)
 }
 

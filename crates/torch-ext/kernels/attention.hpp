@@ -135,12 +135,6 @@ inline float soften(const AttentionShape &shape, float *score, i64 from, i64 to,
     return sum;
 }
 
-inline void clear(float *row, i64 from, i64 to) {
-    for (i64 c = from; c < to; ++c) {
-        row[c] = 0.0f;
-    }
-}
-
 template <typename T>
 void attend_document(const AttentionShape &shape, i64 length, i64 kv_head, const T *qkv, i64 qkv_row, T *out,
                      i64 out_row, float *lse) {

@@ -80,6 +80,12 @@ inline vector load(const bf16 *place) {
     return result;
 }
 
+inline void clear(float *row, i64 from, i64 to) {
+    for (i64 c = from; c < to; ++c) {
+        row[c] = 0.0f;
+    }
+}
+
 // The first `count` values, and zeros.
 template <typename T> inline vector load_some(const T *place, i64 count) {
     float values[lanes] = {};

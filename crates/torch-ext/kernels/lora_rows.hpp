@@ -15,6 +15,42 @@ struct LoraRows {
 
 constexpr i64 columns_per_task = 256;
 
+// sums[columns] += factors[:count] b[:count, columns]
+template <int count, typename T>
+inline void widen_some(i64 columns, const float *factors, const T *b, i64 b_row, float *sums) {
+    float factor[count];
+    for (int j = 0; j < count; ++j) {
+        factor[j] = factors[j];
+    }
+    i64 c = 0;
+    for (; c + lanes <= columns; c += lanes) {
+        vector sum = load(sums + c);
+        for (int j = 0; j < count; ++j) {
+            sum += factor[j] * load(b + j * b_row + c);
+        }
+        *reinterpret_cast<vector *>(sums + c) = sum;
+    }
+    if (c < columns) {
+        vector sum = load_some(sums + c, columns - c);
+        for (int j = 0; j < count; ++j) {
+            sum += factor[j] * load_some(b + j * b_row + c, columns - c);
+        }
+        for (i64 rest = 0; c + rest < columns; ++rest) {
+            sums[c + rest] = sum[rest];
+        }
+    }
+}
+
+// sums[columns] = factors[rank] b[rank, columns]. A few rows of b at a time, along their columns: they come from memory,
+// which is fastest where it is read in long runs.
+template <typename T>
+inline void widen_row(i64 columns, i64 rank, const float *factors, const T *b, i64 b_row, float *sums) {
+    clear(sums, 0, columns);
+    by_rows(rank, [&](auto some, i64 j) {
+        widen_some<some.value>(columns, factors + j, b + j * b_row, b_row, sums);
+    });
+}
+
 // y: [rows, y_row], x: [rows, inner] packed.
 template <typename T>
 void lora_rows_add(i64 count, const LoraRows *parts, i64 rows, i64 inner, const T *x, T *y, i64 y_row) {
@@ -60,26 +96,14 @@ void lora_rows_add(i64 count, const LoraRows *parts, i64 rows, i64 inner, const 
             const LoraRows &part = parts[task / column_tasks];
             const i64 first = task % column_tasks * columns_per_task;
             const i64 last = smaller(part.columns, first + columns_per_task);
-            const T *b = static_cast<const T *>(part.b);
+            const T *b = static_cast<const T *>(part.b) + first;
             for (i64 r = 0; r < part.rows; ++r) {
                 const float *factors = narrow + offset[task / column_tasks] + r * part.rank;
-                T *to = y + (part.first_row + r) * y_row + part.first_column;
-                i64 c = first;
-                for (; c + lanes <= last; c += lanes) {
-                    vector added = {};
-                    for (i64 j = 0; j < part.rank; ++j) {
-                        added += factors[j] * load(b + j * part.columns + c);
-                    }
-                    for (int lane = 0; lane < lanes; ++lane) {
-                        store(to + c + lane, wide(to[c + lane]) + added[lane]);
-                    }
-                }
-                for (; c < last; ++c) {
-                    float added = 0.0f;
-                    for (i64 j = 0; j < part.rank; ++j) {
-                        added += factors[j] * wide(b[j * part.columns + c]);
-                    }
-                    store(to + c, wide(to[c]) + added);
+                float sums[columns_per_task];
+                widen_row(last - first, part.rank, factors, b, part.columns, sums);
+                T *to = y + (part.first_row + r) * y_row + part.first_column + first;
+                for (i64 c = 0; c < last - first; ++c) {
+                    store(to + c, wide(to[c]) + sums[c]);
                 }
             }
         }

@@ -1,12 +1,18 @@
 //! The kernels of inference against LibTorch's own operations.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Mutex;
+
 use tch::{Device, Kind, Tensor};
 use tunesmith_torch_ext::kernels::{
     AttentionShape, CachedRows, KernelError, LoraPart, attend_cached, is_lora_part, lora_add, serving_linear,
 };
 
+/// The same for the same seed.
 fn random(seed: i64, size: &[i64], kind: Kind) -> Tensor {
+    // All tests share one generator.
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock();
     tch::manual_seed(seed);
     Tensor::randn(size, (Kind::Float, Device::Cpu)).to_kind(kind)
 }

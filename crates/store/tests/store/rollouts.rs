@@ -1,5 +1,7 @@
 //! Rollbacks, shadows, and deployments that follow an alias.
 
+use std::collections::HashSet;
+
 use tunesmith_store::{
     StoreError,
     aliases::{self, Expected, Mover, Target},
@@ -60,6 +62,46 @@ pub(crate) fn code(error: &StoreError) -> &str {
         StoreError::Conflict(conflict) => conflict.code,
         other => panic!("{other}"),
     }
+}
+
+/// Whoever reads while rollbacks go to and fro finds both versions: neither may be taken off a replica.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_wanted_is_read_as_of_one_moment() {
+    let bench = Bench::new().await;
+    let (store, organization) = (bench.store(), bench.organization);
+    let (first, second) = (
+        bench.publish("tone").await.version_id,
+        bench.publish("tone").await.version_id,
+    );
+    let deployment = live(&bench, Some(first)).await;
+    promoted(&bench, &deployment, second).await;
+    let going = async {
+        for round in 0..120 {
+            let routes = [Route::pinned(Some([first, second][round % 2]), 100)];
+            let made = revise(&bench, &deployment, RevisionKind::Rollback, &routes).await;
+            assert_eq!(made.state, RevisionState::Active, "round {round}");
+        }
+    };
+    let reading = tokio::spawn({
+        let store = store.clone();
+        async move {
+            loop {
+                let wanted = routing::wanted(&store).await.unwrap();
+                let versions = wanted.iter().flat_map(|revision| &revision.routes);
+                let versions: HashSet<_> = versions.map(|route| route.version.as_ref().unwrap().id).collect();
+                assert_eq!(versions, HashSet::from([first, second]));
+            }
+        }
+    });
+    going.await;
+    assert!(!reading.is_finished(), "a version was not wanted");
+    reading.abort();
+    assert!(
+        routing::resolve(store, organization, "chat")
+            .await
+            .unwrap()
+            .is_some()
+    );
 }
 
 #[tokio::test]
