@@ -42,6 +42,8 @@ fn compile_kernels() {
         {
             build.flag(option);
         }
+        // Vectors wider than the processor's stay within this file, so no other compiler needs to agree on how to pass them.
+        build.flag_if_supported("-Wno-psabi");
         // Apple's compiler has no OpenMP: there the kernels run on one thread.
         if !is_mac {
             build.flag("-fopenmp");

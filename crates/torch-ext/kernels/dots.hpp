@@ -81,17 +81,11 @@ inline void fold_rest(i64 columns, const float *x, i64 x_row, const T *w, i64 w_
     }
 }
 
-// sums[r, n] = x[r, :] · w[n, :]; x is arranged. `ahead`: how far behind a weight lies the one to be fetched from memory
-// meanwhile.
-template <bool fetches, int rows, int outputs, typename T>
-inline void dots(i64 columns, const float *x, i64 x_row, const T *w, i64 w_row, i64 ahead, float *sums, i64 sums_row) {
+// sums[r, n] = x[r, :] · w[n, :]; x is arranged.
+template <int rows, int outputs, typename T>
+inline void dots(i64 columns, const float *x, i64 x_row, const T *w, i64 w_row, float *sums, i64 sums_row) {
     vector partial[rows][outputs] = {};
     for (i64 k = 0; k + turn<T> <= columns; k += turn<T>) {
-        if (fetches) {
-            for (int n = 0; n < outputs; ++n) {
-                __builtin_prefetch(w + n * w_row + k + ahead);
-            }
-        }
         fold_part<0>(x + k, x_row, w + k, w_row, partial);
         if (parts<T> == 2) {
             fold_part<1>(x + k, x_row, w + k, w_row, partial);
@@ -136,8 +130,8 @@ void dots_of_rows(i64 rows, i64 outputs, i64 columns, const float *x, i64 x_row,
                   i64 sums_row) {
     by_outputs(outputs, [&](auto some_outputs, i64 n) {
         by_rows(rows, [&](auto some_rows, i64 r) {
-            dots<false, some_rows.value, some_outputs.value>(columns, x + r * x_row, x_row, w + n * w_row, w_row, 0,
-                                                             sums + r * sums_row + n, sums_row);
+            dots<some_rows.value, some_outputs.value>(columns, x + r * x_row, x_row, w + n * w_row, w_row,
+                                                      sums + r * sums_row + n, sums_row);
         });
     });
 }

@@ -50,7 +50,10 @@ inline void store(bf16 *place, float value) {
 // Memory of one task, given out front to back.
 class Scratch {
   public:
-    explicit Scratch(i64 floats) : start(static_cast<float *>(std::malloc(static_cast<size_t>(floats) * sizeof(float)))), next(start) {
+    // On a line of the cache, lest a vector lies across two.
+    explicit Scratch(i64 floats)
+        : start(static_cast<float *>(std::aligned_alloc(64, (static_cast<size_t>(floats) * sizeof(float) + 63) / 64 * 64))),
+          next(start) {
         if (!start) {
             std::abort();
         }
@@ -141,6 +144,14 @@ inline float hyperbolic_tangent(float x) { return 2.0f * sigmoid(2.0f * x) - 1.0
 template <typename Body> inline void each(i64 count, i64 work_per_item, const Body &body) {
     const bool parallel = count > 1 && count * work_per_item > 16384;
 #pragma omp parallel for schedule(static) if (parallel)
+    for (i64 i = 0; i < count; ++i) {
+        body(i);
+    }
+}
+
+// The same for tasks that take long, handed out one by one, as one thread may be held up by what else the machine does.
+template <typename Body> inline void each_in_turn(i64 count, const Body &body) {
+#pragma omp parallel for schedule(dynamic) if (count > 1)
     for (i64 i = 0; i < count; ++i) {
         body(i);
     }

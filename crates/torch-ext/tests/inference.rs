@@ -54,11 +54,26 @@ fn rows_times_a_weight() {
 #[test]
 fn a_row_gives_the_same_whoever_is_beside_it() {
     for kind in [Kind::Float, Kind::BFloat16] {
-        let (x, weight) = (random(1, &[90, 771], kind), random(2, &[97, 771], kind));
-        let whole = serving_linear(&x, &weight, None).unwrap();
-        for (first, rows) in [(0, 1), (5, 2), (9, 3), (16, 7), (20, 70)] {
-            let part = serving_linear(&x.narrow(0, first, rows), &weight, None).unwrap();
-            assert!(part.equal(&whole.narrow(0, first, rows)), "{rows} rows");
+        // Rows that are not whole lines of the cache, and those that crowd each other in it.
+        for inner in [9, 771, 1024, 2048] {
+            let (x, weight) = (random(1, &[90, inner], kind), random(2, &[97, inner], kind));
+            let whole = serving_linear(&x, &weight, None).unwrap();
+            for (first, rows) in [
+                (0, 1),
+                (5, 2),
+                (9, 3),
+                (14, 5),
+                (16, 7),
+                (3, 16),
+                (4, 17),
+                (20, 70),
+            ] {
+                let part = serving_linear(&x.narrow(0, first, rows), &weight, None).unwrap();
+                assert!(
+                    part.equal(&whole.narrow(0, first, rows)),
+                    "{rows} rows of {inner} columns"
+                );
+            }
         }
     }
 }
