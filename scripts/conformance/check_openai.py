@@ -117,6 +117,11 @@ def check_logprobs() -> None:
     assert found.text_offset[0] == 0 and "".join(found.tokens) == answer.choices[0].text
     echoed = client.completions.create(model=MODEL, prompt="The cat", max_tokens=4, temperature=0, echo=True)
     assert echoed.choices[0].text == "The cat" + answer.choices[0].text
+    # How likely a text is, token by token, as evaluation harnesses ask for it.
+    options = {"max_tokens": 0, "echo": True, "logprobs": 1}
+    scored = client.completions.create(model=MODEL, prompt=echoed.choices[0].text, **options).choices[0].logprobs
+    assert scored.token_logprobs[0] is None and scored.top_logprobs[0] is None
+    assert scored.token_logprobs[-4:] == found.token_logprobs and scored.tokens[-4:] == found.tokens
     chunks = list(client.completions.create(model=MODEL, prompt=["a", "b"], max_tokens=3, stream=True))
     assert {choice.index for chunk in chunks for choice in chunk.choices} == {0, 1}
 

@@ -24,9 +24,11 @@ pub struct Stopping {
 pub struct Generation {
     /// Tokens to go on from; at least one.
     pub prompt: Vec<u32>,
+    /// Whether the prompt's tokens are reported like generated ones, before those; needs `logprobs`.
+    pub reports_prompt: bool,
     /// The adapter, kept alive for as long as the sequence runs; `None` is the base model.
     pub adapter: Option<Arc<AdapterLease>>,
-    /// Most tokens to generate; at least one.
+    /// Most tokens to generate; none where only the prompt is reported.
     pub max_tokens: usize,
     /// How tokens are picked.
     pub sampling: Sampling,
@@ -68,13 +70,13 @@ impl FinishReason {
 pub struct TokenLogprob {
     /// The token's text alone.
     pub text: String,
-    /// Natural logarithm of its probability.
-    pub logprob: f32,
+    /// Natural logarithm of its probability; none for the first token of a prompt, which nothing precedes.
+    pub logprob: Option<f32>,
 }
 
-/// A generated token and what else was likely there.
+/// A token of the answer and what else was likely there.
 #[derive(Debug, Clone, PartialEq)]
-pub struct GeneratedToken {
+pub struct ReportedToken {
     /// The token itself.
     pub picked: TokenLogprob,
     /// The likeliest tokens, likeliest first.
@@ -87,7 +89,7 @@ pub struct Piece {
     /// Text that will not change any more.
     pub text: String,
     /// Tokens since the last piece; empty unless log-probabilities were asked for.
-    pub tokens: Vec<GeneratedToken>,
+    pub tokens: Vec<ReportedToken>,
 }
 
 impl Piece {

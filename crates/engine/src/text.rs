@@ -6,7 +6,7 @@ use tunesmith_dataset::TextTokenizer;
 
 use crate::{
     detokenizer::{Decode, Detokenizer},
-    generation::{FinishReason, GeneratedToken, Generation, Piece, TokenLogprob},
+    generation::{FinishReason, Generation, Piece, ReportedToken, TokenLogprob},
     sampler::Logprobs,
     stop::{Released, StopStrings},
 };
@@ -37,7 +37,7 @@ pub struct SequenceText {
     limit: usize,
     generated: usize,
     /// Tokens whose text is still held back.
-    tokens: Vec<GeneratedToken>,
+    tokens: Vec<ReportedToken>,
 }
 
 impl SequenceText {
@@ -84,7 +84,7 @@ impl SequenceText {
     pub fn push(&mut self, token: u32, logprobs: Option<&Logprobs>) -> (Piece, Option<FinishReason>) {
         self.generated += 1;
         if let Some(logprobs) = logprobs {
-            self.tokens.push(self.name_tokens(token, logprobs));
+            self.tokens.push(self.name_tokens(token, Some(logprobs)));
         }
         if self.end_tokens.contains(&token) {
             return self.end(FinishReason::Stop);
@@ -127,22 +127,32 @@ impl SequenceText {
         }
     }
 
-    fn name_tokens(&self, token: u32, logprobs: &Logprobs) -> GeneratedToken {
+    /// Reports a token of the prompt, with what the model expected there.
+    pub fn report(&mut self, token: u32, logprobs: Option<&Logprobs>) {
+        self.tokens.push(self.name_tokens(token, logprobs));
+    }
+
+    /// What has been reported of the prompt.
+    pub fn reported(&mut self) -> Piece {
+        self.piece(String::new())
+    }
+
+    fn name_tokens(&self, token: u32, logprobs: Option<&Logprobs>) -> ReportedToken {
         // Special tokens are named in full: a log-probability without a name says nothing.
         let named = TokenText {
             tokenizer: Arc::clone(&self.tokenizer.tokenizer),
             skip_special: false,
         };
-        let name = |token: u32, logprob: f32| TokenLogprob {
+        let name = |token: u32, logprob: Option<f32>| TokenLogprob {
             text: named.decode(&[token]),
             logprob,
         };
-        GeneratedToken {
-            picked: name(token, logprobs.picked),
+        ReportedToken {
+            picked: name(token, logprobs.map(|logprobs| logprobs.picked)),
             top: logprobs
-                .top
                 .iter()
-                .map(|(token, logprob)| name(*token, *logprob))
+                .flat_map(|logprobs| &logprobs.top)
+                .map(|(token, logprob)| name(*token, Some(*logprob)))
                 .collect(),
         }
     }

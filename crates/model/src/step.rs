@@ -21,12 +21,23 @@ pub struct SequenceStep<'a> {
     pub cache: &'a mut KvCache,
     /// The adapter, in the model's compute format ([`Adapter::frozen`]); the same one for all steps of a cache.
     pub adapter: Option<&'a Adapter>,
+    /// Whether scores are wanted behind every new token, and not only behind the last.
+    pub all_scores: bool,
 }
 
 impl SequenceStep<'_> {
     /// Tokens of the sequence after this pass.
     fn length(&self) -> usize {
         self.cache.len() + self.tokens.len()
+    }
+
+    /// Rows of scores that it gets.
+    fn scored(&self) -> i64 {
+        if self.all_scores {
+            self.tokens.len() as i64
+        } else {
+            1
+        }
     }
 }
 
@@ -36,8 +47,8 @@ struct StepLayout {
     positions: Tensor,
     /// Of each token's sequence, with the new tokens.
     lengths: Tensor,
-    /// Each sequence's last row.
-    last_rows: Tensor,
+    /// The rows whose scores are wanted.
+    scored_rows: Tensor,
     /// Each sequence's first place in this pass.
     starts: Vec<i64>,
 }
@@ -51,8 +62,8 @@ impl CausalLm {
         KvCache::new(&self.config, capacity, self.device, self.precision.compute)
     }
 
-    /// Inference's forward pass: reads each sequence's new tokens and returns the scores of what follows its last one,
-    /// float32 `[sequences, vocab]`. Prompts and single tokens, with and without adapters, may be mixed.
+    /// Inference's forward pass: reads each sequence's new tokens and returns the scores of what follows its last one, or
+    /// each of them, float32 `[rows, vocab]`. Prompts and single tokens, with and without adapters, may be mixed.
     ///
     /// On an error no cache has changed, save that of a longrope sequence which was just outgrowing its short
     /// frequencies: it is of no more use.
@@ -113,9 +124,9 @@ impl CausalLm {
             self.final_norm
                 .forward(&self.run_blocks(&layout.tokens, &mut pass)?)?
         };
-        let last = hidden.f_index_select(0, &layout.last_rows)?;
-        let head = LoraPass::by_rows(sequences.iter().map(|part| (1, part.adapter)));
-        let logits = self.serving_scores(&last, &head)?.f_to_kind(Kind::Float)?;
+        let scored = hidden.f_index_select(0, &layout.scored_rows)?;
+        let head = LoraPass::by_rows(sequences.iter().map(|part| (part.scored(), part.adapter)));
+        let logits = self.serving_scores(&scored, &head)?.f_to_kind(Kind::Float)?;
         for sequence in sequences {
             sequence.cache.advance(sequence.tokens, merged.is_some());
         }
@@ -126,7 +137,7 @@ impl CausalLm {
     /// frequencies of its rope is read anew from its first token, like transformers does it.
     fn lay_out(&self, sequences: &mut [SequenceStep<'_>]) -> Result<StepLayout, ModelError> {
         let (mut tokens, mut positions, mut lengths) = (vec![], vec![], vec![]);
-        let (mut last_rows, mut starts) = (vec![], vec![]);
+        let (mut scored_rows, mut starts) = (vec![], vec![]);
         for sequence in sequences {
             let Some(&largest) = sequence.tokens.iter().max() else {
                 return Err(ModelError::InvalidBatch(
@@ -142,7 +153,8 @@ impl CausalLm {
             tokens.extend(old.iter().chain(sequence.tokens).map(|&token| i64::from(token)));
             positions.extend(start as i64..length as i64);
             lengths.extend((start..length).map(|_| length as i64));
-            last_rows.push(tokens.len() as i64 - 1);
+            let rows = tokens.len() as i64;
+            scored_rows.extend(rows - sequence.scored()..rows);
             starts.push(start as i64);
         }
         if tokens.is_empty() {
@@ -153,12 +165,12 @@ impl CausalLm {
             tokens: on_device(&tokens)?,
             positions: on_device(&positions)?,
             lengths: on_device(&lengths)?,
-            last_rows: on_device(&last_rows)?,
+            scored_rows: on_device(&scored_rows)?,
             starts,
         })
     }
 
-    /// `hidden: [sequences, hidden]`, packed.
+    /// `hidden: [rows, hidden]`, packed.
     fn serving_scores(&self, hidden: &Tensor, lora: &LoraPass<'_>) -> Result<Tensor, ModelError> {
         let head = self.head_weight().f_to_kind(self.precision.compute)?;
         let logits = lora.serve_head(serving_linear(hidden, &head, None)?, hidden)?;

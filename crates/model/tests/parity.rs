@@ -133,6 +133,7 @@ fn cached_steps_equal_the_whole_sequence() {
                 tokens,
                 cache: &mut cache,
                 adapter: Some(&adapter),
+                all_scores: false,
             }];
             let found = model.step(&mut steps).unwrap();
             let row = match model.config().ropes[0].scaling {
@@ -166,6 +167,7 @@ fn sequences_of_one_step_keep_their_own_adapters() {
                 tokens: &cases[case].tokens,
                 cache,
                 adapter: adapted.then_some(&adapter),
+                all_scores: false,
             })
             .collect();
         let found = model.step(&mut steps).unwrap();
@@ -181,6 +183,35 @@ fn sequences_of_one_step_keep_their_own_adapters() {
                 "{family} row {row}"
             );
         }
+    }
+}
+
+#[test]
+fn scores_behind_every_token_equal_the_whole_sequence() {
+    for family in FAMILIES {
+        let model = base(family);
+        let adapter = adapter(family, &model).frozen(Device::Cpu, Kind::Float).unwrap();
+        let cases = expected(family);
+        let mut caches: Vec<_> = cases.iter().map(|_| model.new_cache(64).unwrap()).collect();
+        let mut steps: Vec<_> = cases
+            .iter()
+            .zip(&mut caches)
+            .enumerate()
+            .map(|(number, (case, cache))| SequenceStep {
+                tokens: &case.tokens,
+                cache,
+                adapter: Some(&adapter),
+                all_scores: number != 1,
+            })
+            .collect();
+        let found = model.step(&mut steps).unwrap();
+        let wanted = cases.iter().enumerate().map(|(number, case)| match number {
+            1 => case.adapter.narrow(0, case.tokens.len() as i64 - 1, 1),
+            _ => case.adapter.shallow_clone(),
+        });
+        let wanted = Tensor::cat(&wanted.collect::<Vec<_>>(), 0);
+        assert_eq!(found.size(), wanted.size());
+        assert!(difference(&found, &wanted) <= TOLERANCE, "{family}");
     }
 }
 
@@ -202,6 +233,7 @@ fn merged_weights_give_what_the_adapter_gives() {
                 tokens: &case.tokens,
                 cache,
                 adapter: Some(&adapter),
+                all_scores: false,
             })
             .collect();
         let found = model.step_merged(&mut steps, &merged).unwrap();
@@ -216,6 +248,7 @@ fn merged_weights_give_what_the_adapter_gives() {
             tokens,
             cache,
             adapter: None,
+            all_scores: false,
         };
         assert!(
             model.step_merged(&mut [bare], &merged).is_err(),
@@ -258,6 +291,7 @@ fn tokens_one_by_one_on_many_adapters_equal_each_sequence_alone() {
                     tokens: &cases[case].tokens[place..=place],
                     cache,
                     adapter: adapter.map(|adapter: usize| &frozen[adapter]),
+                    all_scores: false,
                 })
                 .collect();
             let found = model.step(&mut steps).unwrap();

@@ -323,6 +323,7 @@ fn batches() {
             tokens,
             cache: &mut cache,
             adapter: None,
+            all_scores: false,
         }];
         assert_refused(model.step(&mut steps), "invalid_batch", "");
     }

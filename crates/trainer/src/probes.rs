@@ -115,6 +115,7 @@ impl ProbePrompts {
                     tokens: &unseen[..],
                     cache,
                     adapter,
+                    all_scores: false,
                 });
             }
         }

@@ -233,11 +233,13 @@ impl Scheduler {
         let mut steps: Vec<SequenceStep<'_>> = Vec::with_capacity(sequences.len());
         for sequence in sequences.iter_mut() {
             let adapter = sequence.adapter().map(|lease| resident(&self.adapters, lease));
+            let all_scores = sequence.is_reporting();
             if let Some((tokens, cache)) = sequence.share() {
                 steps.push(SequenceStep {
                     tokens,
                     cache,
                     adapter,
+                    all_scores,
                 });
             }
         }
@@ -248,10 +250,15 @@ impl Scheduler {
             Some(weights) => rows(&self.model.step_merged(&mut steps, weights)?),
             None => rows(&self.model.step(&mut steps)?),
         });
-        let mut logits = catch_unwind(run).map_err(|_| StepError::Panicked)??.into_iter();
-        let advance = |sequence: &mut Sequence| match sequence.share() {
-            None => Outcome::Running,
-            Some(_) => sequence.advance(&logits.next().expect("invariant: a row for each share")),
+        let logits = catch_unwind(run).map_err(|_| StepError::Panicked)??;
+        let mut logits = logits.as_slice();
+        let advance = |sequence: &mut Sequence| match sequence.rows() {
+            0 => Outcome::Running,
+            count => {
+                let (rows, others) = logits.split_at(count);
+                logits = others;
+                sequence.advance(rows)
+            }
         };
         Ok(sequences.iter_mut().map(advance).collect())
     }

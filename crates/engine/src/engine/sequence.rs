@@ -16,6 +16,9 @@ use crate::{
     text::SequenceText,
 };
 
+/// Most tokens of one prompt in one step whose scores are all wanted: these take memory for each row and word.
+const MOST_SCORED: usize = 64;
+
 /// One job with its memory in the model.
 pub(super) struct Sequence {
     pub(super) generation: Generation,
@@ -28,6 +31,9 @@ pub(super) struct Sequence {
     seen: Vec<u32>,
     /// Tokens of the prompt that its cache began with.
     cached: usize,
+    /// Tokens of the prompt that are to be reported, and those that have been.
+    to_report: usize,
+    reported: usize,
     adjuster: LogitAdjuster,
     sampler: Sampler,
     text: SequenceText,
@@ -68,11 +74,14 @@ impl Sequence {
         let rules = generation.sampling.rules.clone();
         let seen = std::mem::take(&mut generation.prompt);
         let cached = cache.len();
+        let to_report = if generation.reports_prompt { seen.len() } else { 0 };
         Self {
             adjuster: LogitAdjuster::new(rules, &seen, text.end_tokens()),
             unseen: seen[cached..].to_vec(),
             seen,
             cached,
+            to_report,
+            reported: 0,
             share: 0,
             sampler: Sampler::new(generation.sampling.clone()),
             text,
@@ -105,7 +114,12 @@ impl Sequence {
         self.share = self.unseen.len();
         // More than one are a prompt, or what a sequence reads again.
         if self.share > 1 || self.text.generated() == 0 {
-            self.share = self.share.min(*budget);
+            let most = if self.is_reporting() {
+                MOST_SCORED
+            } else {
+                usize::MAX
+            };
+            self.share = self.share.min(*budget).min(most);
             *budget -= self.share;
         }
     }
@@ -113,6 +127,11 @@ impl Sequence {
     /// The tokens of its share and the cache that they go to; `None` where it sits this step out.
     pub(super) fn share(&mut self) -> Option<(&[u32], &mut KvCache)> {
         (self.share > 0).then_some((&self.unseen[..self.share], &mut self.cache))
+    }
+
+    /// Whether the scores behind every token of its share are wanted, lest tokens of the prompt stay unreported.
+    pub(super) fn is_reporting(&self) -> bool {
+        self.reported < self.to_report
     }
 
     /// The prompt and all picked tokens.
@@ -145,26 +164,63 @@ impl Sequence {
         self
     }
 
-    /// Takes in the logits that follow its share: `[vocabulary]`.
-    pub(super) fn advance(&mut self, logits: &[f32]) -> Outcome {
+    /// Rows of logits that [`Self::advance`] takes in.
+    pub(super) fn rows(&self) -> usize {
+        match self.share {
+            0 => 0,
+            share if self.is_reporting() => share,
+            _ => 1,
+        }
+    }
+
+    /// Takes in the logits that follow its share, of its last token or of each: `[rows, vocabulary]`.
+    pub(super) fn advance(&mut self, rows: &[Vec<f32>]) -> Outcome {
+        self.report(rows);
         self.unseen.drain(..self.share);
         if !self.unseen.is_empty() {
             return Outcome::Running;
         }
+        if self.generation.max_tokens == 0 {
+            let _ = self.events.try_send(Event::Piece(self.text.reported()));
+            return self.finished(FinishReason::Length);
+        }
+        let logits = rows.last().expect("invariant: a share has a row of logits");
         match self.pick(logits) {
             Ok(None) => Outcome::Running,
-            Ok(Some(reason)) => {
-                let completion_tokens = self.text.generated();
-                let _ = self.events.try_send(Event::Finished {
-                    reason,
-                    completion_tokens,
-                    cached_tokens: self.cached,
-                });
-                Outcome::Finished(reason)
-            }
+            Ok(Some(reason)) => self.finished(reason),
             Err(error) => {
                 self.fail(&error);
                 Outcome::Failed
+            }
+        }
+    }
+
+    fn finished(&self, reason: FinishReason) -> Outcome {
+        let _ = self.events.try_send(Event::Finished {
+            reason,
+            completion_tokens: self.text.generated(),
+            cached_tokens: self.cached,
+        });
+        Outcome::Finished(reason)
+    }
+
+    /// Reports the tokens of the prompt that its share tells about: `rows` follow one token each. They go out with the
+    /// first generated text.
+    fn report(&mut self, rows: &[Vec<f32>]) {
+        let Some(count) = self.generation.logprobs.filter(|_| self.is_reporting()) else {
+            return;
+        };
+        if self.reported == 0 {
+            self.text.report(self.seen[0], None);
+            self.reported = 1;
+        }
+        let first = self.cache.len() - self.share + 1;
+        for (place, logits) in (first..self.to_report).zip(rows) {
+            // A sequence that stepped back reads again what it has reported.
+            if place == self.reported {
+                let token = self.seen[place];
+                self.text.report(token, Some(&Logprobs::of(logits, token, count)));
+                self.reported += 1;
             }
         }
     }

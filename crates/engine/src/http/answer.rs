@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::{
     clock::unix_seconds,
-    generation::{FinishReason, GeneratedToken, Piece, TokenLogprob},
+    generation::{FinishReason, Piece, ReportedToken, TokenLogprob},
 };
 
 /// JSON has no negative infinity; this is what vLLM writes for it.
@@ -135,7 +135,7 @@ impl AnswerWriter {
         &mut self,
         index: usize,
         mut deltas: Vec<Value>,
-        tokens: &[GeneratedToken],
+        tokens: &[ReportedToken],
     ) -> Vec<Value> {
         if deltas.is_empty() && !tokens.is_empty() {
             deltas.push(json!({}));
@@ -191,7 +191,7 @@ impl AnswerWriter {
         })
     }
 
-    fn logprobs(&mut self, index: usize, tokens: &[GeneratedToken]) -> Value {
+    fn logprobs(&mut self, index: usize, tokens: &[ReportedToken]) -> Value {
         match self.shape {
             _ if !self.logprobs => Value::Null,
             Shape::Chat => chat_logprobs(tokens),
@@ -210,11 +210,11 @@ fn message(choice: &Choice) -> Value {
     json!({"role": "assistant", "content": content, "tool_calls": choice.calls})
 }
 
-fn finite(logprob: f32) -> f32 {
-    logprob.max(LEAST_LOGPROB)
+fn finite(logprob: Option<f32>) -> Option<f32> {
+    logprob.map(|logprob| logprob.max(LEAST_LOGPROB))
 }
 
-fn chat_logprobs(tokens: &[GeneratedToken]) -> Value {
+fn chat_logprobs(tokens: &[ReportedToken]) -> Value {
     let entry = |token: &TokenLogprob| json!({"token": token.text, "logprob": finite(token.logprob), "bytes": token.text.as_bytes()});
     let content: Vec<Value> = tokens
         .iter()
@@ -228,7 +228,7 @@ fn chat_logprobs(tokens: &[GeneratedToken]) -> Value {
 }
 
 /// `top_logprobs` has the picked token too, likely or not.
-fn completion_logprobs(tokens: &[GeneratedToken], offset: &mut usize) -> Value {
+fn completion_logprobs(tokens: &[ReportedToken], offset: &mut usize) -> Value {
     let mut offsets = Vec::with_capacity(tokens.len());
     let mut tops = Vec::with_capacity(tokens.len());
     for token in tokens {
@@ -236,12 +236,16 @@ fn completion_logprobs(tokens: &[GeneratedToken], offset: &mut usize) -> Value {
         *offset += token.picked.text.chars().count();
         let top = token.top.iter().chain([&token.picked]);
         let top: serde_json::Map<String, Value> = top
-            .map(|token| (token.text.clone(), json!(finite(token.logprob))))
+            .filter_map(|token| Some((token.text.clone(), json!(finite(Some(token.logprob?))))))
             .collect();
-        tops.push(Value::Object(top));
+        tops.push(if top.is_empty() {
+            Value::Null
+        } else {
+            Value::Object(top)
+        });
     }
     let texts: Vec<&str> = tokens.iter().map(|token| token.picked.text.as_str()).collect();
-    let logprobs: Vec<f32> = tokens.iter().map(|token| finite(token.picked.logprob)).collect();
+    let logprobs: Vec<Option<f32>> = tokens.iter().map(|token| finite(token.picked.logprob)).collect();
     json!({"text_offset": offsets, "token_logprobs": logprobs, "tokens": texts, "top_logprobs": tops})
 }
 
@@ -252,12 +256,12 @@ mod tests {
     fn token(text: &str, logprob: f32) -> TokenLogprob {
         TokenLogprob {
             text: text.to_owned(),
-            logprob,
+            logprob: Some(logprob),
         }
     }
 
     fn piece(text: &str) -> Piece {
-        let tokens = vec![GeneratedToken {
+        let tokens = vec![ReportedToken {
             picked: token(text, -0.5),
             top: vec![token("x", -0.25), token("y", f32::NEG_INFINITY)],
         }];
@@ -354,6 +358,18 @@ mod tests {
         });
         assert_eq!(chunk["choices"][0]["logprobs"], expected);
         assert_eq!(chunk["choices"][0]["text"], "b");
+        let first = ReportedToken {
+            picked: TokenLogprob {
+                text: "b".to_owned(),
+                logprob: None,
+            },
+            top: Vec::new(),
+        };
+        let first = completion_logprobs(&[first], &mut 0);
+        assert_eq!(
+            (&first["token_logprobs"], &first["top_logprobs"]),
+            (&json!([null]), &json!([null]))
+        );
         assert_eq!(chunk["object"], "text_completion");
     }
 }

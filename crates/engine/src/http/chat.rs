@@ -57,6 +57,7 @@ pub(super) async fn create(State(engine): State<Arc<Engine>>, fields: Fields) ->
         tokens: vec![prompt],
         default_max_tokens: None,
         echo: Vec::new(),
+        reports: false,
     };
     generate::answer(&engine, &request, lease, prompts, Shape::Chat).await
 }

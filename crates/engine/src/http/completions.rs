@@ -42,10 +42,6 @@ pub(super) async fn create(State(engine): State<Arc<Engine>>, fields: Fields) ->
     let prompts = prompts(fields.required("prompt")?)?;
     let add_special = fields.flag("add_special_tokens", true)?;
     let echo = fields.flag("echo", false)?;
-    if echo && logprobs.is_some() {
-        let reason = "it reports log-probabilities of generated tokens only, so not beside `logprobs`";
-        return Err(ApiError::unsupported("echo", reason));
-    }
     let lease = generate::find_model(&engine, &request.model).await?;
     let (tokens, echo) = {
         let engine = Arc::clone(&engine);
@@ -68,6 +64,7 @@ pub(super) async fn create(State(engine): State<Arc<Engine>>, fields: Fields) ->
         field: "prompt",
         tokens,
         default_max_tokens: Some(DEFAULT_MAX_TOKENS),
+        reports: !echo.is_empty() && logprobs.is_some(),
         echo,
     };
     generate::answer(&engine, &request, lease, prompts, Shape::Completion).await

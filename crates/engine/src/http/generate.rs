@@ -29,6 +29,8 @@ pub(super) struct Prompts {
     pub(super) default_max_tokens: Option<usize>,
     /// Texts that come before the generated ones, one for each prompt; empty where none do.
     pub(super) echo: Vec<String>,
+    /// Whether their tokens are reported like generated ones.
+    pub(super) reports: bool,
 }
 
 /// The adapter of that name, read back if it was evicted, or `None` for the base model.
@@ -87,6 +89,10 @@ pub(super) async fn answer(
     mut prompts: Prompts,
     shape: Shape,
 ) -> Result<Response, ApiError> {
+    if request.max_tokens == Some(0) && prompts.echo.is_empty() {
+        let message = "`max_tokens` must be at least 1; only a completion with `echo` may ask for 0.";
+        return Err(ApiError::invalid("max_tokens", message));
+    }
     let texts = std::mem::take(&mut prompts.echo);
     let echo = texts
         .into_iter()
@@ -150,6 +156,7 @@ fn generations(
         tokens,
         default_max_tokens,
         echo: _,
+        reports,
     } = prompts;
     let limit = engine.max_context();
     let memory = engine.kv_budget().tokens();
@@ -170,6 +177,7 @@ fn generations(
         sampling.seed = sampling.seed.map(|seed| seed.wrapping_add(choice as u64));
         Ok(Generation {
             prompt,
+            reports_prompt: reports,
             adapter: adapter.clone(),
             max_tokens,
             sampling,

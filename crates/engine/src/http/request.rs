@@ -60,7 +60,7 @@ impl Request {
         let newer = fields.count("max_completion_tokens", 1)?;
         Ok(Self {
             model: fields.required_text("model")?.to_owned(),
-            max_tokens: newer.or(fields.count("max_tokens", 1)?),
+            max_tokens: newer.or(fields.count("max_tokens", 0)?),
             choices: choices(fields)?,
             sampling: sampling(fields)?,
             stopping: stopping(fields)?,

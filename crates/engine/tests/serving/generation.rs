@@ -216,6 +216,7 @@ fn best_logprob(folder: &Path, prompt: &[u32]) -> f64 {
         tokens: prompt,
         cache: &mut cache,
         adapter: None,
+        all_scores: false,
     }];
     model
         .step(&mut steps)

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod adapters;
+mod echo;
 mod errors;
 mod generation;
 mod golden;

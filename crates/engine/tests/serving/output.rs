@@ -61,16 +61,6 @@ async fn choices_of_one_seed_differ_and_repeat() {
 }
 
 #[tokio::test]
-async fn an_echo_begins_with_the_prompt() {
-    let plain = completed(json!({})).await;
-    let echoed = completed(json!({"echo": true})).await;
-    assert_eq!(text(&echoed), format!("Hello{}", text(&plain)));
-    let body = json!({"model": "base", "prompt": "Hello", "echo": true, "logprobs": 1});
-    let refused = Server::shared().post("/v1/completions", &body).await;
-    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
-}
-
-#[tokio::test]
 async fn output_follows_its_schema() {
     let compact = json!({"whitespace_flexible": false});
     let schema = json!({

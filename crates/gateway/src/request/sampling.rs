@@ -21,7 +21,7 @@ const MOST_LOGPROBS: i64 = 20;
 /// Checks them all.
 pub(super) fn check(endpoint: Endpoint, fields: &Fields<'_>) -> Result<(), GatewayError> {
     check_numbers(fields)?;
-    check_counts(fields)?;
+    check_counts(endpoint, fields)?;
     for flag in ["ignore_eos", "skip_special_tokens", "include_stop_str_in_output"] {
         fields.flag(flag)?;
     }
@@ -47,8 +47,10 @@ fn check_numbers(fields: &Fields<'_>) -> Result<(), GatewayError> {
     })
 }
 
-fn check_counts(fields: &Fields<'_>) -> Result<(), GatewayError> {
-    fields.integer("max_tokens", 1..=i64::MAX)?;
+fn check_counts(endpoint: Endpoint, fields: &Fields<'_>) -> Result<(), GatewayError> {
+    // A completion may consist of its prompt alone.
+    let is_echo = endpoint == Endpoint::Completion && fields.flag("echo")?.unwrap_or(false);
+    fields.integer("max_tokens", i64::from(!is_echo)..=i64::MAX)?;
     fields.integer("min_tokens", 0..=i64::MAX)?;
     fields.integer("top_k", -1..=i64::from(u32::MAX))?;
     fields.integer("seed", i64::MIN..=i64::MAX)?;

@@ -123,6 +123,21 @@ fn each_bound_of_a_field_is_kept() {
 }
 
 #[test]
+fn only_an_echo_may_be_all_of_a_completion() {
+    let body = completion(json!({"max_tokens": 0, "echo": true, "logprobs": 1}));
+    let request = ModelRequest::parse(Endpoint::Completion, body).unwrap();
+    assert_eq!(
+        (request.field("max_tokens"), request.field("echo")),
+        (Some(&json!(0)), Some(&json!(true)))
+    );
+    refused(
+        Endpoint::Chat,
+        chat(json!({"max_tokens": 0, "echo": true})),
+        "max_tokens",
+    );
+}
+
+#[test]
 fn fields_of_one_endpoint_keep_their_bounds() {
     for (extra, param) in [
         (json!({"logprobs": 1}), "logprobs"),

@@ -43,6 +43,14 @@ impl Waiting {
         }
     }
 
+    /// Whether tokens of its prompt are still to be reported.
+    fn is_reporting(&self) -> bool {
+        match self {
+            Self::New(job, _) => job.generation.reports_prompt,
+            Self::Paused(sequence) => sequence.is_reporting(),
+        }
+    }
+
     /// Tokens that it has room for at first.
     fn room(&self) -> usize {
         let longest = match self {
@@ -101,7 +109,10 @@ impl Scheduler {
     fn begin(&mut self, waiting: &Waiting) -> Result<KvCache, ModelError> {
         let is_exact = waiting.generation().sampling.seed.is_some();
         let (tokens, room) = (waiting.tokens(), waiting.room());
-        let known = self.prefixes.begin(tokens, waiting.adapter(), room, is_exact);
+        // What is to be reported must be read.
+        let known = (!waiting.is_reporting())
+            .then(|| self.prefixes.begin(tokens, waiting.adapter(), room, is_exact))
+            .flatten();
         if let Waiting::New(..) = waiting {
             let cached = known.as_ref().map_or(0, KvCache::len);
             self.metrics.prompt_begun(tokens.len(), cached);
