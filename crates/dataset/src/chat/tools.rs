@@ -53,7 +53,6 @@ impl Serialize for ToolCall {
 /// # Errors
 /// Everything that is wrong with them, by path.
 pub fn read_tools(value: &Value) -> Result<Vec<Tool>, Vec<Problem>> {
-    let mut problems = Vec::new();
     let Some(items) = value.as_array() else {
         return Err(vec![wrong(
             "tools",
@@ -65,24 +64,38 @@ pub fn read_tools(value: &Value) -> Result<Vec<Tool>, Vec<Problem>> {
         let message = format!("`tools` has {} tools; the most is {MOST_TOOLS}.", items.len());
         return Err(vec![Problem::field("tools", "too_many_tools", message)]);
     }
-    let mut tools: Vec<Tool> = Vec::with_capacity(items.len());
-    for (index, item) in items.iter().enumerate() {
-        let path = format!("tools[{index}]");
-        let Some(tool) = read_tool(item, &path, &mut problems) else {
-            continue;
-        };
-        if tools.iter().any(|other| other.name == tool.name) {
+    read_each(items, "tools", read_tool, |tool, others, path| {
+        let repeats = others.iter().any(|other: &Tool| other.name == tool.name);
+        repeats.then(|| {
             let path = format!("{path}.function.name");
             let message = format!(
                 "`{path}`: there is another tool named \"{}\"; names must differ.",
                 tool.name
             );
-            problems.push(Problem::field(path, "duplicate_tool", message));
-        }
-        tools.push(tool);
+            Problem::field(path, "duplicate_tool", message)
+        })
+    })
+}
+
+/// Reads the items of the list at `path`, and asks `clash` what is wrong with each beside those before it.
+fn read_each<T>(
+    items: &[Value],
+    path: &str,
+    read: impl Fn(&Value, &str, &mut Vec<Problem>) -> Option<T>,
+    clash: impl Fn(&T, &[T], &str) -> Option<Problem>,
+) -> Result<Vec<T>, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let mut found = Vec::with_capacity(items.len());
+    for (index, item) in items.iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        let Some(one) = read(item, &path, &mut problems) else {
+            continue;
+        };
+        problems.extend(clash(&one, &found, &path));
+        found.push(one);
     }
     if problems.is_empty() {
-        Ok(tools)
+        Ok(found)
     } else {
         Err(problems)
     }
@@ -181,25 +194,14 @@ pub fn read_calls(value: &Value, path: &str) -> Result<Vec<ToolCall>, Vec<Proble
             "must be an array of at least one call",
         )]);
     };
-    let mut problems = Vec::new();
-    let mut calls: Vec<ToolCall> = Vec::with_capacity(items.len());
-    for (index, item) in items.iter().enumerate() {
-        let path = format!("{path}[{index}]");
-        let Some(call) = read_call(item, &path, &mut problems) else {
-            continue;
-        };
-        if call.id.is_some() && calls.iter().any(|other| other.id == call.id) {
+    read_each(items, path, read_call, |call, others, path| {
+        let repeats = call.id.is_some() && others.iter().any(|other: &ToolCall| other.id == call.id);
+        repeats.then(|| {
             let path = format!("{path}.id");
             let message = format!("`{path}`: another call of the message has the same id.");
-            problems.push(Problem::field(path, "duplicate_tool_call", message));
-        }
-        calls.push(call);
-    }
-    if problems.is_empty() {
-        Ok(calls)
-    } else {
-        Err(problems)
-    }
+            Problem::field(path, "duplicate_tool_call", message)
+        })
+    })
 }
 
 fn read_call(item: &Value, path: &str, problems: &mut Vec<Problem>) -> Option<ToolCall> {
