@@ -18,6 +18,7 @@ mod sequence;
 mod supervision;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -81,11 +82,11 @@ struct Draft {
     edge: Edge,
 }
 
-/// Tokenizer and template of one base model.
-#[derive(Debug)]
+/// Tokenizer and template of one base model; clones share both.
+#[derive(Debug, Clone)]
 pub struct Encoder {
-    tokenizer: TextTokenizer,
-    template: Option<ChatTemplate>,
+    tokenizer: Arc<TextTokenizer>,
+    template: Option<Arc<ChatTemplate>>,
     train_on_inputs: bool,
 }
 
@@ -108,10 +109,10 @@ impl Encoder {
 
     /// From its parts.
     #[must_use]
-    pub const fn new(tokenizer: TextTokenizer, template: Option<ChatTemplate>) -> Self {
+    pub fn new(tokenizer: TextTokenizer, template: Option<ChatTemplate>) -> Self {
         Self {
-            tokenizer,
-            template,
+            tokenizer: Arc::new(tokenizer),
+            template: template.map(Arc::new),
             train_on_inputs: false,
         }
     }
@@ -125,14 +126,14 @@ impl Encoder {
 
     /// The tokenizer.
     #[must_use]
-    pub const fn tokenizer(&self) -> &TextTokenizer {
+    pub fn tokenizer(&self) -> &TextTokenizer {
         &self.tokenizer
     }
 
     /// The template, if the base model has one.
     #[must_use]
-    pub const fn template(&self) -> Option<&ChatTemplate> {
-        self.template.as_ref()
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_deref()
     }
 
     /// Tokens of a conversation up to where the assistant is to speak.

@@ -213,9 +213,11 @@ pub struct Logprobs {
 
 impl Logprobs {
     /// Those of `picked` and of the `count` likeliest tokens in a row of logits `[vocabulary]`.
-    #[must_use]
-    pub fn of(logits: &[f32], picked: u32, count: usize) -> Self {
-        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    ///
+    /// # Errors
+    /// As [`Sampler::pick`].
+    pub fn of(logits: &[f32], picked: u32, count: usize) -> Result<Self, NotANumber> {
+        let largest = greedy(logits)?.weight;
         let sum: f64 = logits.iter().map(|logit| f64::from(logit - largest).exp()).sum();
         let log_sum = f64::from(largest) + sum.ln();
         #[expect(
@@ -239,10 +241,10 @@ impl Logprobs {
             .iter()
             .map(|candidate| (candidate.token, logprob(candidate.weight)))
             .collect();
-        Self {
+        Ok(Self {
             picked: logprob(logits[picked as usize]),
             top,
-        }
+        })
     }
 }
 
@@ -343,12 +345,13 @@ mod tests {
     fn logits_that_are_no_numbers_are_an_error() {
         for logits in [[0.0, f32::NAN], [f32::NEG_INFINITY; 2], [0.0, f32::INFINITY]] {
             assert_eq!(Sampler::new(Sampling::default()).pick(&logits), Err(NotANumber));
+            assert_eq!(Logprobs::of(&logits, 0, 1), Err(NotANumber));
         }
     }
 
     #[test]
     fn logprobs_sum_to_one() {
-        let logprobs = Logprobs::of(&[1.0, 3.0, 2.0], 2, 3);
+        let logprobs = Logprobs::of(&[1.0, 3.0, 2.0], 2, 3).unwrap();
         assert_eq!(
             logprobs.top.iter().map(|(token, _)| *token).collect::<Vec<_>>(),
             [1, 2, 0]
@@ -356,6 +359,6 @@ mod tests {
         let total: f32 = logprobs.top.iter().map(|(_, logprob)| logprob.exp()).sum();
         assert!((total - 1.0).abs() < 1e-6);
         assert!((logprobs.picked - logprobs.top[1].1).abs() < 1e-9);
-        assert!(Logprobs::of(&[1.0, 3.0], 0, 0).top.is_empty());
+        assert!(Logprobs::of(&[1.0, 3.0], 0, 0).unwrap().top.is_empty());
     }
 }

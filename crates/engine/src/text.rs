@@ -36,7 +36,7 @@ pub struct SequenceText {
     end_tokens: Vec<u32>,
     limit: usize,
     generated: usize,
-    /// Tokens whose text is still held back.
+    /// Tokens that have not been sent: of the prompt, and those whose text is still held back.
     tokens: Vec<ReportedToken>,
 }
 

@@ -9,7 +9,7 @@
 namespace {
 
 constexpr i64 rows_per_vector = lanes / words;
-// Vectors and outputs whose sums fit into the registers beside what they are made of: 16 registers, or 32 with AVX512.
+// Vectors and outputs whose sums fit into the registers: 12 of 16, or 24 of 32 with AVX512.
 constexpr int vectors_per_tile = lanes == 16 ? 4 : 2, outputs_per_tile = 6;
 // Vectors that pass over a tile's weights one after the other, while those are in the nearest cache.
 constexpr i64 vectors_per_block = 2 * vectors_per_tile;

@@ -13,6 +13,9 @@ constexpr i64 outputs_per_task = 24;
 // y[rows, outputs] = x[rows, inner] w[outputs, inner]^T + bias. x and y are packed.
 template <typename T>
 void serving_product(i64 rows, i64 inner, i64 outputs, const T *x, const T *w, const T *bias, T *y) {
+    if (rows == 0) {
+        return;
+    }
     const bool is_few = are_few_rows<T>(rows, inner);
     const i64 slots = is_few ? 1 : rows_per_vector, groups = (rows + slots - 1) / slots;
     const i64 group_size = slots * whole_lines<T>(inner);

@@ -50,6 +50,15 @@ fn rows_times_a_weight() {
     }
 }
 
+#[test]
+fn no_rows_give_no_rows() {
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let weight = random(1, &[5, 1024], kind);
+        let y = serving_linear(&random(2, &[0, 1024], kind), &weight, None).unwrap();
+        assert_eq!(y.size(), [0, 5]);
+    }
+}
+
 /// Bit for bit, so that a request's tokens do not depend on who is served beside it.
 #[test]
 fn a_row_gives_the_same_whoever_is_beside_it() {

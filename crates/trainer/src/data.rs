@@ -45,7 +45,7 @@ impl Data {
     ) -> Result<Self, TrainError> {
         let (spec, pack_text) = (&assignment.spec, assignment.extras.pack_text);
         let mut reading = Reading {
-            encoder: Encoder::load(&base.folder)?.train_on_inputs(asked.train_on_inputs),
+            encoder: base.encoder()?.train_on_inputs(asked.train_on_inputs),
             limit: limit(asked, pack_text),
             max_seq_len: asked.max_seq_len.get() as usize,
             vocabulary: base.vocabulary,

@@ -4,7 +4,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use tunesmith_dataset::Encoder;
 use tunesmith_model::ModelConfig;
 use tunesmith_types::error::ParameterError;
 use tunesmith_types::hyperparameters::{Duration, Hyperparameters};
@@ -25,6 +27,9 @@ pub struct BaseText {
     pub vocabulary: i64,
     /// Longest sequence.
     pub longest: u32,
+    /// Tokenizer and template once a job has needed them: reading those of a large vocabulary takes longer than reading
+    /// the data of a small job.
+    encoder: Arc<Mutex<Option<Encoder>>>,
 }
 
 impl BaseText {
@@ -35,6 +40,20 @@ impl BaseText {
             folder,
             vocabulary: config.vocab_size,
             longest: u32::try_from(config.max_positions).unwrap_or(u32::MAX),
+            encoder: Arc::default(),
+        }
+    }
+
+    /// The model's tokenizer and template, read once for all jobs; a job that comes meanwhile waits for them.
+    ///
+    /// # Errors
+    /// A file that is missing or broken.
+    pub fn encoder(&self) -> Result<Encoder, TrainError> {
+        // Nothing is left half done in it, whoever panicked.
+        let mut kept = self.encoder.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some(encoder) => Ok(encoder.clone()),
+            None => Ok(kept.insert(Encoder::load(&self.folder)?).clone()),
         }
     }
 }

@@ -29,6 +29,10 @@ use room::Waiting;
 /// Most prompt tokens in one step, of all sequences together.
 const PROMPT_BUDGET: usize = 512;
 
+/// Most prompt tokens in one step behind each of which scores are wanted: a row of these has a number for every word of the
+/// vocabulary, and is looked through on this thread.
+const SCORED_BUDGET: usize = 64;
+
 /// Why a step gave no logits.
 #[derive(Debug, thiserror::Error)]
 enum StepError {
@@ -167,11 +171,13 @@ impl Scheduler {
 
     /// Decides what each sequence reads in the next step, and sees to it that there is memory for that.
     fn plan(&mut self) {
-        let mut budget = PROMPT_BUDGET;
+        let (mut budget, mut scored) = (PROMPT_BUDGET, SCORED_BUDGET);
         // In the order of arrival, so that no prompt waits for ever.
         let mut order: Vec<&mut Sequence> = self.active.iter_mut().collect();
         order.sort_by_key(|sequence| sequence.began());
-        order.into_iter().for_each(|sequence| sequence.plan(&mut budget));
+        for sequence in order {
+            sequence.plan(&mut budget, &mut scored);
+        }
         self.make_room();
     }
 

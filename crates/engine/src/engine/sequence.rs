@@ -16,9 +16,6 @@ use crate::{
     text::SequenceText,
 };
 
-/// Most tokens of one prompt in one step whose scores are all wanted: these take memory for each row and word.
-const MOST_SCORED: usize = 64;
-
 /// One job with its memory in the model.
 pub(super) struct Sequence {
     pub(super) generation: Generation,
@@ -108,18 +105,17 @@ impl Sequence {
         self.generation.sampling.seed.is_some()
     }
 
-    /// Takes its share of the next step: the one token that was picked last, or as much of the prompt as the `budget`
-    /// has left.
-    pub(super) fn plan(&mut self, budget: &mut usize) {
+    /// Takes its share of the next step: the one token that was picked last, or as much of the prompt as the budgets have
+    /// left: `budget` of tokens, and `scored` of those behind each of which scores are wanted.
+    pub(super) fn plan(&mut self, budget: &mut usize, scored: &mut usize) {
         self.share = self.unseen.len();
         // More than one are a prompt, or what a sequence reads again.
         if self.share > 1 || self.text.generated() == 0 {
-            let most = if self.is_reporting() {
-                MOST_SCORED
-            } else {
-                usize::MAX
-            };
-            self.share = self.share.min(*budget).min(most);
+            self.share = self.share.min(*budget);
+            if self.is_reporting() {
+                self.share = self.share.min(*scored);
+                *scored -= self.share;
+            }
             *budget -= self.share;
         }
     }
@@ -175,13 +171,19 @@ impl Sequence {
 
     /// Takes in the logits that follow its share, of its last token or of each: `[rows, vocabulary]`.
     pub(super) fn advance(&mut self, rows: &[Vec<f32>]) -> Outcome {
-        self.report(rows);
+        if let Err(error) = self.report(rows) {
+            self.fail(&error);
+            return Outcome::Failed;
+        }
         self.unseen.drain(..self.share);
         if !self.unseen.is_empty() {
             return Outcome::Running;
         }
         if self.generation.max_tokens == 0 {
-            let _ = self.events.try_send(Event::Piece(self.text.reported()));
+            let reported = self.text.reported();
+            if !reported.is_empty() {
+                let _ = self.events.try_send(Event::Piece(reported));
+            }
             return self.finished(FinishReason::Length);
         }
         let logits = rows.last().expect("invariant: a share has a row of logits");
@@ -205,10 +207,10 @@ impl Sequence {
     }
 
     /// Reports the tokens of the prompt that its share tells about: `rows` follow one token each. They go out with the
-    /// first generated text.
-    fn report(&mut self, rows: &[Vec<f32>]) {
+    /// first generated text, or at the end where none is asked for.
+    fn report(&mut self, rows: &[Vec<f32>]) -> Result<(), NotANumber> {
         let Some(count) = self.generation.logprobs.filter(|_| self.is_reporting()) else {
-            return;
+            return Ok(());
         };
         if self.reported == 0 {
             self.text.report(self.seen[0], None);
@@ -219,10 +221,12 @@ impl Sequence {
             // A sequence that stepped back reads again what it has reported.
             if place == self.reported {
                 let token = self.seen[place];
-                self.text.report(token, Some(&Logprobs::of(logits, token, count)));
+                self.text
+                    .report(token, Some(&Logprobs::of(logits, token, count)?));
                 self.reported += 1;
             }
         }
+        Ok(())
     }
 
     fn pick(&mut self, logits: &[f32]) -> Result<Option<FinishReason>, PickError> {
@@ -233,7 +237,8 @@ impl Sequence {
         let logprobs = self
             .generation
             .logprobs
-            .map(|count| Logprobs::of(logits, token, count));
+            .map(|count| Logprobs::of(logits, token, count))
+            .transpose()?;
         let (mut piece, mut finished) = self.text.push(token, logprobs.as_ref());
         if finished.is_none_or(|reason| reason == FinishReason::Length) && self.completes(token)? {
             if finished.is_none() {

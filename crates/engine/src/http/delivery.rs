@@ -25,6 +25,9 @@ use crate::generation::{Event, Piece};
 /// How long a stream may be silent before a comment keeps the connection open.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
+/// Most tokens that one chunk reports; readers of streams bound the length of a line.
+const MOST_TOKENS: usize = 128;
+
 /// A request that is being generated. Dropping it cancels it.
 #[derive(Debug)]
 pub(super) struct Generating {
@@ -209,8 +212,25 @@ impl ChunkWriter {
                 let deltas = calls.push(&piece.text);
                 self.writer.deltas(index, deltas, &piece.tokens)
             }
-            None => vec![self.writer.piece(index, piece)],
+            None => self.plain_piece(index, piece),
         }
+    }
+
+    /// In one chunk, or where it reports many tokens in several, the last of which has the text.
+    fn plain_piece(&mut self, index: usize, piece: &Piece) -> Vec<Value> {
+        let before = piece.tokens.len().saturating_sub(1) / MOST_TOKENS * MOST_TOKENS;
+        let (before, last) = piece.tokens.split_at(before);
+        let parts = before.chunks(MOST_TOKENS).map(|tokens| ("", tokens));
+        let parts = parts.chain([(piece.text.as_str(), last)]);
+        parts
+            .map(|(text, tokens)| {
+                let part = Piece {
+                    text: text.to_owned(),
+                    tokens: tokens.to_vec(),
+                };
+                self.writer.piece(index, &part)
+            })
+            .collect()
     }
 
     fn finished_chunks(&self, chunks: Vec<Value>) -> Vec<String> {

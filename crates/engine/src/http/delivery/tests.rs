@@ -4,7 +4,7 @@ use tunesmith_dataset::template::CallSyntax;
 
 use super::*;
 use crate::{
-    generation::FinishReason,
+    generation::{FinishReason, ReportedToken, TokenLogprob},
     http::{answer::Shape, calls::CallReading},
 };
 
@@ -49,6 +49,38 @@ fn generating(shape: Shape, choices: Vec<Vec<Event>>) -> Generating {
 
 async fn streamed(generating: Generating, include_usage: bool) -> Vec<String> {
     chunks(generating, include_usage).collect().await
+}
+
+#[tokio::test]
+async fn a_long_report_comes_in_several_chunks() {
+    let token = ReportedToken {
+        picked: TokenLogprob {
+            text: "x".to_owned(),
+            logprob: Some(-0.5),
+        },
+        top: Vec::new(),
+    };
+    let report = Event::Piece(Piece {
+        text: "the text".to_owned(),
+        tokens: vec![token; 300],
+    });
+    let mut generating = generating(Shape::Completion, vec![vec![report, finished(1)]]);
+    generating.writer = AnswerWriter::new(Shape::Completion, "m", 1, true);
+    let chunks: Vec<Value> = streamed(generating, false)
+        .await
+        .iter()
+        .filter_map(|text| serde_json::from_str(text).ok())
+        .collect();
+    let told: Vec<(&str, usize)> = chunks
+        .iter()
+        .filter_map(|chunk| {
+            let choice = &chunk["choices"][0];
+            let tokens = choice["logprobs"]["tokens"].as_array()?;
+            Some((choice["text"].as_str()?, tokens.len()))
+        })
+        .collect();
+    assert_eq!(told, [("", 128), ("", 128), ("the text", 44)]);
+    assert_eq!(chunks[2]["choices"][0]["logprobs"]["text_offset"][0], 256);
 }
 
 #[tokio::test]
