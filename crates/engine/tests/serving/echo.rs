@@ -3,8 +3,6 @@
 use futures::future::join_all;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
-use tch::{Device, Kind};
-use tunesmith_model::{CausalLm, Precision, SequenceStep};
 
 use crate::{
     golden::{self, TOLERANCE},
@@ -77,28 +75,13 @@ async fn a_prompt_has_the_logprobs_with_which_it_would_have_been_generated() {
     assert_eq!(part(&scored, "token_logprobs").len(), 700);
     for place in [1, 64, 65, 400, 699] {
         let found = part(&scored, "token_logprobs")[place].as_f64().unwrap();
-        let expected = logprob(base.path(), &long[..place], long[place]);
+        let expected =
+            golden::next_logprobs(base.path(), &long[..place]).double_value(&[i64::from(long[place])]);
         assert!(
             (found - expected).abs() < TOLERANCE,
             "{place}: {found} is not {expected}"
         );
     }
-}
-
-/// The log-probability of `token` after `prompt`, from one pass over that.
-fn logprob(folder: &std::path::Path, prompt: &[u32], token: u32) -> f64 {
-    let model = CausalLm::load(folder, Device::Cpu, Precision::uniform(Kind::Float)).unwrap();
-    let mut cache = model.new_cache(prompt.len()).unwrap();
-    let mut steps = [SequenceStep {
-        tokens: prompt,
-        cache: &mut cache,
-        adapter: None,
-        all_scores: false,
-    }];
-    let scores = model.step(&mut steps).unwrap();
-    scores
-        .log_softmax(-1, Kind::Double)
-        .double_value(&[0, i64::from(token)])
 }
 
 #[tokio::test]

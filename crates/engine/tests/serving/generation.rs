@@ -1,11 +1,8 @@
 //! What comes out of the model: against golden logits, whole and streamed, alone and beside others.
 
-use std::path::Path;
-
 use futures::future::join_all;
 use serde_json::{Value, json};
-use tch::{Device, IndexOp, Kind, Tensor};
-use tunesmith_model::{CausalLm, Precision, SequenceStep};
+use tch::{IndexOp, Tensor};
 
 use crate::{
     golden::{self, FAMILIES, TOLERANCE},
@@ -208,24 +205,6 @@ async fn requests_on_different_models_do_not_mix() {
     assert!(!same("base", "tuned") && !same("tuned", "other") && !same("base", "other"));
 }
 
-/// The log-probability of the likeliest token after `prompt`, from one pass over all of it.
-fn best_logprob(folder: &Path, prompt: &[u32]) -> f64 {
-    let model = CausalLm::load(folder, Device::Cpu, Precision::uniform(Kind::Float)).unwrap();
-    let mut cache = model.new_cache(prompt.len()).unwrap();
-    let mut steps = [SequenceStep {
-        tokens: prompt,
-        cache: &mut cache,
-        adapter: None,
-        all_scores: false,
-    }];
-    model
-        .step(&mut steps)
-        .unwrap()
-        .log_softmax(-1, Kind::Double)
-        .max()
-        .double_value(&[])
-}
-
 #[tokio::test]
 async fn long_prompts_are_read_in_parts() {
     let base = golden::endless("llama");
@@ -246,7 +225,7 @@ async fn long_prompts_are_read_in_parts() {
         let found = answer["choices"][0]["logprobs"]["token_logprobs"][0]
             .as_f64()
             .unwrap();
-        let expected = best_logprob(base.path(), prompt);
+        let expected = golden::next_logprobs(base.path(), prompt).max().double_value(&[]);
         assert!((found - expected).abs() < TOLERANCE, "{found} is not {expected}");
     }
 }

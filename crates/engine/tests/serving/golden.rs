@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tch::{Device, Kind, Tensor};
+use tunesmith_model::{CausalLm, Precision, SequenceStep};
 use tunesmith_torch_ext::MappedFile;
 
 /// Families with golden files.
@@ -68,4 +69,21 @@ pub(crate) fn speaking(dialect: &str) -> tempfile::TempDir {
     config["eos_token_id"] = Value::Null;
     std::fs::write(path, config.to_string()).unwrap();
     copy
+}
+
+/// Log-probabilities `[vocabulary]` of the token after `prompt`, from one pass over that.
+pub(crate) fn next_logprobs(folder: &Path, prompt: &[u32]) -> Tensor {
+    let model = CausalLm::load(folder, Device::Cpu, Precision::uniform(Kind::Float)).unwrap();
+    let mut cache = model.new_cache(prompt.len()).unwrap();
+    let mut steps = [SequenceStep {
+        tokens: prompt,
+        cache: &mut cache,
+        adapter: None,
+        all_scores: false,
+    }];
+    model
+        .step(&mut steps)
+        .unwrap()
+        .log_softmax(-1, Kind::Double)
+        .get(0)
 }
