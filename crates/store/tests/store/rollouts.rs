@@ -34,6 +34,13 @@ pub(crate) async fn live(bench: &Bench, version: Option<AdapterVersionId>) -> De
         .unwrap()
 }
 
+/// Two versions, and a deployment on the first.
+async fn first_of_two(bench: &Bench) -> (AdapterVersionId, AdapterVersionId, Deployment) {
+    let first = bench.publish("tone").await.version_id;
+    let second = bench.publish("tone").await.version_id;
+    (first, second, live(bench, Some(first)).await)
+}
+
 pub(crate) async fn revise(
     bench: &Bench,
     deployment: &Deployment,
@@ -69,11 +76,7 @@ pub(crate) fn code(error: &StoreError) -> &str {
 async fn what_is_wanted_is_read_as_of_one_moment() {
     let bench = Bench::new().await;
     let (store, organization) = (bench.store(), bench.organization);
-    let (first, second) = (
-        bench.publish("tone").await.version_id,
-        bench.publish("tone").await.version_id,
-    );
-    let deployment = live(&bench, Some(first)).await;
+    let (first, second, deployment) = first_of_two(&bench).await;
     promoted(&bench, &deployment, second).await;
     let going = async {
         for round in 0..120 {
@@ -108,11 +111,7 @@ async fn what_is_wanted_is_read_as_of_one_moment() {
 async fn a_rollback_answers_at_once_while_the_version_before_is_loaded() {
     let bench = Bench::new().await;
     let (store, organization) = (bench.store(), bench.organization);
-    let (first, second) = (
-        bench.publish("tone").await.version_id,
-        bench.publish("tone").await.version_id,
-    );
-    let deployment = live(&bench, Some(first)).await;
+    let (first, second, deployment) = first_of_two(&bench).await;
     let back = async || {
         revisions::way_back(store, organization, "chat", None)
             .await
