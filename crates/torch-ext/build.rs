@@ -56,14 +56,29 @@ fn compile_kernels() {
     }
 }
 
-/// Compiles shim/shim.cpp with the headers of the LibTorch whose libraries are in `linked`.
+/// Compiles cuda/ for the processor, for tests of those kernels; executables that do not ask for it leave it out.
+fn compile_emulator() {
+    println!("cargo:rerun-if-changed=cuda");
+    if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "linux") {
+        cc::Build::new()
+            .cpp(true)
+            .std("c++17")
+            .file("cuda/emulator/emulator.cpp")
+            .opt_level(1)
+            // In CUDA these comparisons are meant.
+            .flag("-Wno-sign-compare")
+            .compile("tunesmith_emulator");
+    }
+}
+
+/// Compiles shim/ with the headers of the LibTorch whose libraries are in `linked`.
 fn compile_shim(linked: &Path) {
     println!("cargo:rerun-if-changed=shim");
     let include = linked.with_file_name("include");
     cc::Build::new()
         .cpp(true)
         .std("c++17")
-        .file("shim/shim.cpp")
+        .files(["shim/shim.cpp", "shim/cuda_graph.cpp"])
         .opt_level(2)
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         // Not this crate's to mend: no warnings from LibTorch's headers.
@@ -100,6 +115,7 @@ fn run_paths(linked: &Path) -> Vec<PathBuf> {
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     compile_kernels();
+    compile_emulator();
     let Some(linked) = env::var_os("DEP_TCH_LIBTORCH_LIB").map(PathBuf::from) else {
         panic!("torch-sys did not say where LibTorch is; run `make setup`");
     };

@@ -2,10 +2,7 @@
 //
 // A tensor is an `at::Tensor *`; one that is returned belongs to the caller. Every function returns 0, or 1 after an
 // exception, whose words are then in `message`.
-#include <cstring>
-#include <exception>
 #include <optional>
-#include <string>
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -14,33 +11,9 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
+#include "guarded.hpp"
+
 namespace {
-
-struct Message {
-    char *text;
-    std::size_t capacity;
-
-    void write(const char *words) const {
-        if (capacity > 0) {
-            std::strncpy(text, words, capacity - 1);
-            text[capacity - 1] = '\0';
-        }
-    }
-};
-
-template <typename Body> int guarded(Message message, const Body &body) {
-    try {
-        body();
-        return 0;
-    } catch (const c10::Error &error) {
-        message.write(error.what_without_backtrace());
-    } catch (const std::exception &error) {
-        message.write(error.what());
-    } catch (...) {
-        message.write("an exception of an unknown type");
-    }
-    return 1;
-}
 
 at::Tensor *given_away(const at::Tensor &tensor) { return new at::Tensor(tensor); }
 

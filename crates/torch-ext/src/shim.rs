@@ -1,6 +1,6 @@
 //! shim/shim.cpp: functions of LibTorch that `tch` does not have.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 use tch::Tensor;
 use torch_sys::C_tensor;
@@ -27,6 +27,12 @@ unsafe extern "C" {
         text: *mut c_char,
         capacity: usize,
     ) -> c_int;
+    fn tunesmith_cuda_stream(
+        device: c_int,
+        handle: *mut *mut c_void,
+        text: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
     fn tunesmith_empty_cuda_cache(text: *mut c_char, capacity: usize) -> c_int;
     fn tunesmith_cuda_reserve(device: c_int, bytes: *mut i64, text: *mut c_char, capacity: usize) -> c_int;
 }
@@ -37,7 +43,7 @@ unsafe extern "C" {
 pub struct ShimError(String);
 
 /// Calls a function of the shim with a place for an exception's words.
-fn guarded(call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), ShimError> {
+pub(crate) fn guarded(call: impl FnOnce(*mut c_char, usize) -> c_int) -> Result<(), ShimError> {
     let mut text: [c_char; 2048] = [0; 2048];
     if call(text.as_mut_ptr(), text.len()) == 0 {
         return Ok(());
@@ -132,4 +138,14 @@ pub(crate) fn cuda_reserve(ordinal: usize) -> Result<u64, ShimError> {
         tunesmith_cuda_reserve(ordinal as c_int, &raw mut bytes, text, capacity)
     })?;
     Ok(u64::try_from(bytes).unwrap_or(0))
+}
+
+/// CUDA's handle of the stream on which this thread's work on a device goes.
+pub(crate) fn cuda_stream(ordinal: usize) -> Result<*mut c_void, ShimError> {
+    let mut handle = std::ptr::null_mut();
+    // SAFETY: fills one live variable.
+    guarded(|text, capacity| unsafe {
+        tunesmith_cuda_stream(ordinal as c_int, &raw mut handle, text, capacity)
+    })?;
+    Ok(handle)
 }

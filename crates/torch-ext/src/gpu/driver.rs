@@ -18,7 +18,7 @@ unsafe impl Send for Context {}
 
 type Module = *mut c_void;
 pub(super) type Function = *mut c_void;
-type Stream = *mut c_void;
+pub(crate) type Stream = *mut c_void;
 
 /// A device: its context, and its compute capability.
 pub(super) type Gpu = (Context, (i32, i32));
@@ -197,17 +197,18 @@ impl Driver {
         })
     }
 
-    /// Starts a kernel on the default stream, where all of LibTorch's work is unless it is told otherwise.
+    /// Starts a kernel on `stream`.
     ///
     /// # Safety
     /// `arguments` are those that the kernel declares, each in the low bytes of a slot, and every address among them is of
-    /// memory on the device that the kernel may use, in the order of that stream.
+    /// memory on the device that the kernel may use, in the order of that stream, which is the context's.
     pub(super) unsafe fn launch(
         &self,
         context: Context,
         function: Function,
         (grid, block): ([u32; 2], u32),
         arguments: &mut [u64],
+        stream: Stream,
     ) -> Result<(), GpuError> {
         let mut places: Vec<*mut c_void> = arguments
             .iter_mut()
@@ -226,7 +227,7 @@ impl Driver {
                     1,
                     1,
                     0,
-                    std::ptr::null_mut(),
+                    stream,
                     places.as_mut_ptr(),
                     std::ptr::null_mut(),
                 )

@@ -6,7 +6,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::driver::{Context, Driver, Function};
 use super::nvrtc::Nvrtc;
-use super::{GpuError, torch_folder};
+use super::{GpuError, emulator, torch_folder};
+use crate::shim;
 
 /// The program: element.cu first, which the others use.
 pub(super) const SOURCE: &str = concat!(
@@ -17,6 +18,8 @@ pub(super) const SOURCE: &str = concat!(
     include_str!("../../cuda/cross_entropy.cu"),
     include_str!("../../cuda/dropout.cu"),
     include_str!("../../cuda/optimizer.cu"),
+    include_str!("../../cuda/cached_attention.cu"),
+    include_str!("../../cuda/lora_rows.cu"),
 );
 
 /// A kernel of the program.
@@ -46,6 +49,16 @@ names! {
     DROPOUT_FLOAT32 = c"dropout_float32",
     DROPOUT_BFLOAT16 = c"dropout_bfloat16",
     ADAMW = c"adamw",
+    KEEP_ROW_FLOAT32 = c"keep_row_float32",
+    KEEP_ROW_BFLOAT16 = c"keep_row_bfloat16",
+    ATTEND_ROWS_FLOAT32 = c"attend_rows_float32",
+    ATTEND_ROWS_BFLOAT16 = c"attend_rows_bfloat16",
+    JOIN_PARTS_FLOAT32 = c"join_parts_float32",
+    JOIN_PARTS_BFLOAT16 = c"join_parts_bfloat16",
+    LORA_NARROW_FLOAT32 = c"lora_narrow_float32",
+    LORA_NARROW_BFLOAT16 = c"lora_narrow_bfloat16",
+    LORA_WIDEN_FLOAT32 = c"lora_widen_float32",
+    LORA_WIDEN_BFLOAT16 = c"lora_widen_bfloat16",
 }
 
 #[cfg(test)]
@@ -86,17 +99,25 @@ impl From<bool> for Argument {
     }
 }
 
-/// The kernels in a device's memory.
-pub(crate) struct Kernels {
+/// The kernels, ready to start.
+pub(crate) enum Kernels {
+    /// In a device's memory.
+    Loaded(LoadedKernels),
+    /// On the processor, for tests.
+    Emulated,
+}
+
+pub(crate) struct LoadedKernels {
+    ordinal: usize,
     driver: &'static Driver,
     context: Context,
     functions: HashMap<Name, Function>,
 }
 
 // SAFETY: the addresses are handles of the driver, which any thread may use.
-unsafe impl Send for Kernels {}
+unsafe impl Send for LoadedKernels {}
 // SAFETY: as above.
-unsafe impl Sync for Kernels {}
+unsafe impl Sync for LoadedKernels {}
 
 impl Kernels {
     /// The kernels for a device; `None` where the driver or NVRTC is missing, or does not know the device.
@@ -127,14 +148,15 @@ impl Kernels {
         let code = nvrtc.compile(SOURCE, capability)?;
         let names: Vec<&'static CStr> = NAMES.iter().map(|name| name.0).collect();
         let functions = driver.load(context, &code, &names)?;
-        Ok(Self {
+        Ok(Self::Loaded(LoadedKernels {
+            ordinal,
             driver,
             context,
             functions: NAMES.iter().copied().zip(functions).collect(),
-        })
+        }))
     }
 
-    /// Starts a kernel with `grid` blocks of `block` threads.
+    /// Starts a kernel with `grid` blocks of `block` threads, on the stream where LibTorch works.
     ///
     /// # Safety
     /// The arguments are those that the kernel in cuda/ declares, and its addresses are of live tensors on this device
@@ -151,11 +173,22 @@ impl Kernels {
         }
         let sizes = grid.map(|size| u32::try_from(size).unwrap_or(u32::MAX));
         let mut slots: Vec<u64> = arguments.iter().map(|argument| argument.0).collect();
-        let function = self.functions[&name];
+        let loaded = match self {
+            // SAFETY: by the caller's word; the tensors are the processor's then.
+            Self::Emulated => return unsafe { emulator::launch(name.0, sizes, block as u32, &slots) },
+            Self::Loaded(loaded) => loaded,
+        };
+        let stream = shim::cuda_stream(loaded.ordinal)?;
+        let function = loaded.functions[&name];
         // SAFETY: by the caller's word; the driver itself refuses a grid that is too large.
         unsafe {
-            self.driver
-                .launch(self.context, function, (sizes, block as u32), &mut slots)
+            loaded.driver.launch(
+                loaded.context,
+                function,
+                (sizes, block as u32),
+                &mut slots,
+                stream,
+            )
         }
     }
 }

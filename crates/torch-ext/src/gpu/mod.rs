@@ -8,8 +8,12 @@ use tch::{Device, TchError, Tensor};
 use crate::cuda::folder_of_libtorch as torch_folder;
 use crate::shim::{self, ShimError};
 use driver::Driver;
+pub use emulator::emulate;
+pub use graph::{CudaGraph, GraphMemory};
 
 mod driver;
+pub(crate) mod emulator;
+mod graph;
 pub(crate) mod kernels;
 mod nvrtc;
 #[cfg(test)]
@@ -42,6 +46,9 @@ pub enum GpuError {
     /// NVRTC did not compile the kernels: its words.
     #[error("compiling CUDA kernels: {0}")]
     Compile(String),
+    /// LibTorch refused.
+    #[error(transparent)]
+    Torch(#[from] ShimError),
     /// What was tried once for the whole process failed then.
     #[error("{0}")]
     Earlier(String),

@@ -5,8 +5,8 @@ use std::ffi::c_void;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::table::Element;
-use crate::gpu::GpuError;
 use crate::gpu::kernels::{Kernels, Name};
+use crate::gpu::{GpuError, emulator};
 use crate::shim::ShimError;
 
 /// Why a kernel did not run.
@@ -73,6 +73,7 @@ fn refuse<T>(
 impl Engine {
     pub(super) fn of(device: Device) -> Self {
         match device {
+            Device::Cpu if emulator::is_on() => Self::Gpu(&Kernels::Emulated),
             Device::Cpu => Self::Cpu,
             Device::Cuda(ordinal) => Kernels::of(ordinal).map_or(Self::Plain, Self::Gpu),
             _ => Self::Plain,

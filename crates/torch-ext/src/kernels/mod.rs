@@ -5,8 +5,7 @@
 //!
 //! - on the CPU kernels/, compiled for several instruction sets. Threads are OpenMP's, the same that LibTorch uses; the
 //!   result does not depend on their number;
-//! - on CUDA cuda/, compiled for the device by NVRTC when it is first used, on the default stream, and LibTorch's flash
-//!   attention;
+//! - on CUDA cuda/, compiled for the device by NVRTC when it is first used, and LibTorch's flash attention;
 //! - elsewhere, and on CUDA without NVRTC, LibTorch's own operations.
 
 mod attention;
@@ -20,7 +19,9 @@ mod grouped;
 mod linear;
 mod optimizer;
 mod plain;
+mod rows;
 mod serving_linear;
+mod step_table;
 mod table;
 
 pub use attention::{Attended, AttentionShape, attend, attend_backward};
@@ -34,4 +35,6 @@ pub use elementwise::{
 pub use grouped::{RowGroups, grouped_mm, grouped_mm_is_one_launch};
 pub use linear::linear;
 pub use optimizer::{AdamWStep, adamw};
+pub use rows::{attend_rows, lora_add_rows};
 pub use serving_linear::{LoraPart, is_lora_part, lora_add, serving_linear};
+pub use step_table::{AdapterTable, LoraSite, ServedShape, StepRow, StepTable, TablePair};
