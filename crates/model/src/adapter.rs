@@ -1,8 +1,10 @@
 //! A LoRA adapter: for each adapted module a pair of narrow matrices, `y = W x + s · B (A x)`.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use tch::{Device, Kind, Tensor, no_grad_guard};
+use tunesmith_torch_ext::kernels::AdapterTable;
 use tunesmith_types::hyperparameters::TargetModules;
 
 use crate::config::ModelConfig;
@@ -75,6 +77,8 @@ pub struct Adapter {
     size_of_a: i64,
     /// Whether it is the form that serves: every `B` is a view of a packed `[rank, out]`.
     is_frozen: bool,
+    /// As kernels find it that read a step's table; made at its first step on such a device.
+    pub(crate) table: OnceCell<AdapterTable>,
 }
 
 /// How tensors are kept.
@@ -252,6 +256,7 @@ impl Adapter {
             flat,
             size_of_a,
             is_frozen: storage.is_frozen,
+            table: OnceCell::new(),
         })
     }
 

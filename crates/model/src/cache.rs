@@ -6,16 +6,24 @@ use tunesmith_torch_ext::kernels::{CachedRows, attend_cached};
 use crate::attention::{Attend, AttentionShape, causal_attention};
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::rows::RowPass;
 use crate::serving::attention_shape;
 
 /// Capacity grows in steps of this many tokens.
 const BLOCK: i64 = 64;
 
-/// The memory of one sequence: per layer, keys and values of `[kv_heads, capacity, head_dim]`.
+/// Longest run of new tokens of one sequence that the kernels for single rows take on a GPU; longer ones go to LibTorch's
+/// attention, which shares what it reads among them.
+pub(crate) const FEW_TOKENS: i64 = 16;
+
+/// The memory of one sequence.
 ///
 /// It belongs to the model, the adapter and the tokens with which it was filled.
 #[derive(Debug)]
 pub struct KvCache {
+    /// `[layers, 2, kv_heads, capacity, head_dim]`, keys before values.
+    memory: Tensor,
+    /// Views of it.
     layers: Vec<LayerCache>,
     /// What was seen, for a rope that must turn old keys anew.
     tokens: Vec<u32>,
@@ -30,21 +38,17 @@ struct LayerCache {
     values: Tensor,
 }
 
-impl LayerCache {
-    /// A copy of the first `length` tokens, with room for `capacity`.
-    fn resized(&self, length: i64, capacity: i64) -> Result<Self, ModelError> {
-        let copy = |old: &Tensor| -> Result<Tensor, ModelError> {
-            let size = old.size();
-            let new = Tensor::f_empty([size[0], capacity, size[2]], (old.f_kind()?, old.device()))?;
-            new.f_narrow(1, 0, length)?
-                .f_copy_(&old.f_narrow(1, 0, length)?)?;
-            Ok(new)
-        };
-        Ok(Self {
-            keys: copy(&self.keys)?,
-            values: copy(&self.values)?,
+/// `[kv_heads, capacity, head_dim]` each.
+fn layers_of(memory: &Tensor) -> Result<Vec<LayerCache>, ModelError> {
+    (0..memory.size()[0])
+        .map(|layer| {
+            let both = memory.f_select(0, layer)?;
+            Ok(LayerCache {
+                keys: both.f_select(0, 0)?,
+                values: both.f_select(0, 1)?,
+            })
         })
-    }
+        .collect()
 }
 
 impl KvCache {
@@ -59,17 +63,17 @@ impl KvCache {
         kind: Kind,
     ) -> Result<Self, ModelError> {
         let capacity = round_up(capacity as i64);
-        let empty = || Tensor::f_empty([config.kv_heads, capacity, config.head_dim], (kind, device));
-        let layers = (0..config.layers)
-            .map(|_| {
-                Ok(LayerCache {
-                    keys: empty()?,
-                    values: empty()?,
-                })
-            })
-            .collect::<Result<_, ModelError>>()?;
+        let size = [
+            config.layers as i64,
+            2,
+            config.kv_heads,
+            capacity,
+            config.head_dim,
+        ];
+        let memory = Tensor::f_empty(size, (kind, device))?;
         Ok(Self {
-            layers,
+            layers: layers_of(&memory)?,
+            memory,
             tokens: Vec::new(),
             length: 0,
             capacity,
@@ -110,9 +114,10 @@ impl KvCache {
     pub fn prefix(&self, tokens: usize, capacity: usize) -> Result<Self, ModelError> {
         let length = self.length.min(tokens as i64);
         let capacity = round_up(length.max(capacity as i64));
-        let layers = self.layers.iter().map(|layer| layer.resized(length, capacity));
+        let memory = self.resized(length, capacity)?;
         Ok(Self {
-            layers: layers.collect::<Result<_, _>>()?,
+            layers: layers_of(&memory)?,
+            memory,
             tokens: self.tokens[..length as usize].to_vec(),
             length,
             capacity,
@@ -133,19 +138,29 @@ impl KvCache {
     pub fn grow(&mut self, capacity: usize) -> Result<(), ModelError> {
         let capacity = round_up(capacity as i64);
         if capacity > self.capacity {
-            let grown = self
-                .layers
-                .iter()
-                .map(|layer| layer.resized(self.length, capacity));
-            self.layers = grown.collect::<Result<_, _>>()?;
+            let memory = self.resized(self.length, capacity)?;
+            self.layers = layers_of(&memory)?;
+            self.memory = memory;
             self.capacity = capacity;
         }
         Ok(())
     }
 
+    /// A copy of the memory of the first `length` tokens, with room for `capacity`.
+    fn resized(&self, length: i64, capacity: i64) -> Result<Tensor, ModelError> {
+        let mut size = self.memory.size();
+        size[3] = capacity;
+        let memory = Tensor::f_empty(&size, (self.memory.f_kind()?, self.memory.device()))?;
+        memory
+            .f_narrow(3, 0, length)?
+            .f_copy_(&self.memory.f_narrow(3, 0, length)?)?;
+        Ok(memory)
+    }
+
     /// Forgets all tokens and gives up the memory; it is good for nothing but [`Self::len`] then.
     pub fn clear(&mut self) {
         self.layers.clear();
+        self.memory = Tensor::new();
         self.tokens.clear();
         self.length = 0;
         self.capacity = 0;
@@ -155,6 +170,11 @@ impl KvCache {
     pub fn truncate(&mut self, length: usize) {
         self.length = self.length.min(length as i64);
         self.tokens.truncate(length);
+    }
+
+    /// `[layers, 2, kv_heads, capacity, head_dim]`, keys before values.
+    pub(crate) fn memory(&self) -> &Tensor {
+        &self.memory
     }
 
     /// The tokens seen.
@@ -222,15 +242,36 @@ pub(crate) struct CachedSequence<'a> {
 
 impl CachedSequences<'_> {
     /// Attention of all rows of a step: `qkv: [tokens, (heads + 2 kv_heads) · head_dim]`, rotated, to
-    /// `[tokens, heads · head_dim]`.
+    /// `[tokens, heads · head_dim]`. `rows`: the step's table, where the device has kernels that read one.
     pub(crate) fn attend_rows(
         &self,
         layer: usize,
         config: &ModelConfig,
         qkv: &Tensor,
+        rows: Option<&RowPass<'_>>,
     ) -> Result<Tensor, ModelError> {
+        if let Some(rows) = rows {
+            let out = rows.attend(layer, config, qkv)?;
+            let is_long = |sequence: &CachedSequence<'_>| sequence.tokens > FEW_TOKENS;
+            self.attend_each(layer, config, qkv, &out, is_long)?;
+            return Ok(out);
+        }
         let width = config.heads * config.head_dim;
         let out = Tensor::f_empty([qkv.size()[0], width], (qkv.f_kind()?, qkv.device()))?;
+        if qkv.device() == Device::Cpu {
+            attend_cached(
+                qkv,
+                &self.cached_rows(layer),
+                attention_shape(config, layer),
+                &out,
+            )?;
+        } else {
+            self.attend_each(layer, config, qkv, &out, |_| true)?;
+        }
+        Ok(out)
+    }
+
+    fn cached_rows(&self, layer: usize) -> Vec<CachedRows<'_>> {
         let mut first_row = 0;
         let mut cached = Vec::with_capacity(self.sequences.len());
         for sequence in &self.sequences {
@@ -244,16 +285,28 @@ impl CachedSequences<'_> {
             });
             first_row += sequence.tokens;
         }
-        if qkv.device() == Device::Cpu {
-            attend_cached(qkv, &cached, attention_shape(config, layer), &out)?;
-            return Ok(out);
+        cached
+    }
+
+    /// Attention of some sequences, one after the other, by LibTorch.
+    fn attend_each(
+        &self,
+        layer: usize,
+        config: &ModelConfig,
+        qkv: &Tensor,
+        out: &Tensor,
+        is_meant: impl Fn(&CachedSequence<'_>) -> bool,
+    ) -> Result<(), ModelError> {
+        let mut first_row = 0;
+        for sequence in &self.sequences {
+            if is_meant(sequence) {
+                let part = |x: &Tensor| x.f_narrow(0, first_row, sequence.tokens);
+                let attended = sequence.attend_rows(layer, config, &part(qkv)?)?;
+                part(out)?.f_copy_(&attended)?;
+            }
+            first_row += sequence.tokens;
         }
-        for (sequence, rows) in self.sequences.iter().zip(cached) {
-            let part = |x: &Tensor| x.f_narrow(0, rows.first_row, rows.rows);
-            let attended = sequence.attend_rows(layer, config, &part(qkv)?)?;
-            part(&out)?.f_copy_(&attended)?;
-        }
-        Ok(out)
+        Ok(())
     }
 }
 

@@ -1,8 +1,10 @@
 //! The model as a whole.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tch::{Device, Kind, Tensor};
+use tunesmith_torch_ext::kernels::ServedShape;
 
 use crate::adapter::Adapter;
 use crate::attention::Attend;
@@ -14,6 +16,7 @@ use crate::layer::{Block, Pass};
 use crate::lora::LoraPass;
 use crate::norm::RmsNorm;
 use crate::rotation::{Places, Rope};
+use crate::rows::served_shape;
 use crate::weights::{EMBEDDING, FINAL_NORM, HEAD, Loader, TensorSource, WeightFiles};
 
 /// In which number formats a model is kept and run.
@@ -59,6 +62,8 @@ pub struct CausalLm {
     pub(crate) final_norm: RmsNorm,
     /// `[vocab, hidden]`; `None` where the embedding serves.
     pub(crate) head: Option<Tensor>,
+    /// What kernels that read a step's table must know of the model.
+    pub(crate) served: Arc<ServedShape>,
 }
 
 impl CausalLm {
@@ -116,6 +121,7 @@ impl CausalLm {
             head: (!config.tie_word_embeddings)
                 .then(|| loader.tensor(HEAD, &table))
                 .transpose()?,
+            served: Arc::new(served_shape(config, precision.compute)),
             config: config.clone(),
             precision,
             device,

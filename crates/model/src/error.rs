@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use tch::TchError;
+use tunesmith_torch_ext::GpuError;
 use tunesmith_torch_ext::TensorFileError;
 use tunesmith_torch_ext::kernels::KernelError;
 
@@ -173,4 +174,10 @@ fn is_out_of_memory(error: &TchError) -> bool {
     text.contains("out of memory")
         || text.contains("can't allocate memory")
         || text.contains("not enough memory")
+}
+
+impl From<GpuError> for ModelError {
+    fn from(error: GpuError) -> Self {
+        Self::Kernel(KernelError::from(error))
+    }
 }

@@ -39,6 +39,14 @@ impl<'a> LoraPass<'a> {
         Self { segments, dropout }
     }
 
+    /// No adapter.
+    pub(crate) fn none() -> Self {
+        Self {
+            segments: Vec::new(),
+            dropout: None,
+        }
+    }
+
     /// Each run of rows with its own adapter, or none. Neighbours with the same adapter are joined.
     pub(crate) fn by_rows(parts: impl Iterator<Item = (i64, Option<&'a Adapter>)>) -> Self {
         let mut segments: Vec<Segment<'a>> = Vec::new();

@@ -15,12 +15,15 @@ use crate::merged::MergedWeights;
 use crate::modules::Projection;
 use crate::norm::RmsNorm;
 use crate::rotation::Places;
+use crate::rows::RowPass;
 
 /// One step of inference.
 pub(crate) struct ServingPass<'a> {
     model: &'a CausalLm,
     attention: CachedSequences<'a>,
     lora: LoraPass<'a>,
+    /// The step's table, where the device has kernels that read one.
+    by_row: Option<RowPass<'a>>,
     /// The weights with the adapter of all sequences folded in.
     merged: Option<&'a MergedWeights>,
     /// One per rope of the model; a row for each token of the step.
@@ -35,6 +38,7 @@ impl<'a> ServingPass<'a> {
         places: Places<'_>,
         attention: CachedSequences<'a>,
         lora: LoraPass<'a>,
+        by_row: Option<RowPass<'a>>,
         merged: Option<&'a MergedWeights>,
     ) -> Result<Self, ModelError> {
         let tables = model.ropes.iter().map(|rope| {
@@ -44,6 +48,7 @@ impl<'a> ServingPass<'a> {
         Ok(Self {
             attention,
             lora,
+            by_row,
             merged,
             rotary: tables.collect::<Result<_, ModelError>>()?,
             rows: Tensor::f_arange(places.positions.size()[0], (Kind::Int64, model.device()))?,
@@ -64,7 +69,10 @@ impl<'a> ServingPass<'a> {
         let normed = norm(&block.attention_norm, &x, 1)?;
         let qkv = self.project(number, block, Projection::Qkv, &normed)?;
         self.place_heads(number, block, &qkv)?;
-        let attended = self.attention.attend_rows(number, &self.model.config, &qkv)?;
+        let rows = self.by_row.as_ref();
+        let attended = self
+            .attention
+            .attend_rows(number, &self.model.config, &qkv, rows)?;
         let output = self.project(number, block, Projection::Output, &attended)?;
         let _ = x.f_add_(&behind(block.post_attention_norm.as_ref(), output)?)?;
         let normed = norm(&block.mlp_norm, &x, 1)?;
@@ -117,6 +125,10 @@ impl<'a> ServingPass<'a> {
             return Ok(serving_linear(x, weight, linear.bias.as_ref())?);
         }
         let y = serving_linear(x, &linear.weight, linear.bias.as_ref())?;
+        if let Some(rows) = self.by_row.as_ref().filter(|rows| rows.has_adapters()) {
+            rows.add(&self.model.config, number, projection, x, &y)?;
+            return Ok(y);
+        }
         self.lora
             .serve_projection(y, x, &self.model.config, number, projection)
     }

@@ -1,7 +1,7 @@
 //! The forward pass of inference.
 
 use tch::{Kind, Tensor, no_grad_guard};
-use tunesmith_torch_ext::kernels::serving_linear;
+use tunesmith_torch_ext::kernels::{StepTable, serving_linear};
 
 use crate::adapter::Adapter;
 use crate::cache::{CachedSequence, CachedSequences, KvCache};
@@ -10,6 +10,7 @@ use crate::error::ModelError;
 use crate::lora::LoraPass;
 use crate::merged::MergedWeights;
 use crate::rotation::Places;
+use crate::rows::{RowPass, adapters_fit};
 use crate::serving::ServingPass;
 
 /// New tokens of one sequence in one inference pass.
@@ -51,6 +52,12 @@ struct StepLayout {
     scored_rows: Tensor,
     /// Each sequence's first place in this pass.
     starts: Vec<i64>,
+}
+
+impl StepLayout {
+    fn rows(&self) -> usize {
+        self.tokens.numel()
+    }
 }
 
 impl CausalLm {
@@ -118,7 +125,16 @@ impl CausalLm {
         };
         let hidden = if self.precision.weights == self.precision.compute {
             let x = self.embed(&layout.tokens, &lora)?;
-            ServingPass::new(self, places, attention, lora, merged)?.run(x)?
+            let with_adapters = merged.is_none() && adapters_fit(layout.rows(), sequences);
+            let mut table = self.step_table(&layout)?;
+            let table = match &mut table {
+                Some(table) => {
+                    Some(table.fill(&self.step_rows(sequences, &layout.starts, with_adapters)?)?)
+                }
+                None => None,
+            };
+            let by_row = table.as_ref().map(RowPass::new);
+            ServingPass::new(self, places, attention, lora, by_row, merged)?.run(x)?
         } else {
             let mut pass = self.pass(places, &mut attention, lora)?;
             self.final_norm
@@ -131,6 +147,13 @@ impl CausalLm {
             sequence.cache.advance(sequence.tokens, merged.is_some());
         }
         Ok(logits)
+    }
+
+    /// Room for what the rows belong to, where the device has kernels that read it.
+    fn step_table(&self, layout: &StepLayout) -> Result<Option<StepTable>, ModelError> {
+        let has_kernels = self.served.has_row_kernels(self.device);
+        let table = has_kernels.then(|| StepTable::new(&self.served, layout.rows(), self.device));
+        Ok(table.transpose()?)
     }
 
     /// Lays the new tokens end to end, and makes room for them in the caches. A sequence that outgrows the short
@@ -171,7 +194,7 @@ impl CausalLm {
     }
 
     /// `hidden: [rows, hidden]`, packed.
-    fn serving_scores(&self, hidden: &Tensor, lora: &LoraPass<'_>) -> Result<Tensor, ModelError> {
+    pub(crate) fn serving_scores(&self, hidden: &Tensor, lora: &LoraPass<'_>) -> Result<Tensor, ModelError> {
         let head = self.head_weight().f_to_kind(self.precision.compute)?;
         let logits = lora.serve_head(serving_linear(hidden, &head, None)?, hidden)?;
         self.capped(logits)

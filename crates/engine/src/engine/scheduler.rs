@@ -11,7 +11,7 @@ use std::{collections::VecDeque, panic::AssertUnwindSafe, panic::catch_unwind, s
 use tch::Tensor;
 use tokio::sync::mpsc;
 use tunesmith_dataset::TextTokenizer;
-use tunesmith_model::{Adapter, CausalLm, ModelError, RopeScaling, RopeSettings, SequenceStep};
+use tunesmith_model::{Adapter, CausalLm, DecodeGraphs, ModelError, RopeScaling, RopeSettings, SequenceStep};
 
 use super::{
     Command,
@@ -50,6 +50,8 @@ struct Resident {
 
 /// State of the thread.
 pub(super) struct Scheduler {
+    // Before the model, whose memory the graphs use.
+    graphs: DecodeGraphs,
     model: CausalLm,
     tokenizer: Arc<TextTokenizer>,
     metrics: Arc<Metrics>,
@@ -79,6 +81,7 @@ impl Scheduler {
         let prefixes = PrefixCache::new(budget, ropes.iter().all(is_stable));
         let (adapters, waiting, active) = (Vec::new(), VecDeque::new(), Vec::new());
         Self {
+            graphs: DecodeGraphs::new(&model),
             model,
             tokenizer,
             metrics,
@@ -219,7 +222,7 @@ impl Scheduler {
         }
     }
 
-    fn step_alone(&self, sequence: &mut Sequence) -> Outcome {
+    fn step_alone(&mut self, sequence: &mut Sequence) -> Outcome {
         match self.forward(std::slice::from_mut(sequence)) {
             Ok(outcomes) => outcomes[0],
             Err(error) => {
@@ -231,7 +234,7 @@ impl Scheduler {
     }
 
     /// Runs the shares of `sequences`, and picks a token for each whose prompt is read.
-    fn forward(&self, sequences: &mut [Sequence]) -> Result<Vec<Outcome>, StepError> {
+    fn forward(&mut self, sequences: &mut [Sequence]) -> Result<Vec<Outcome>, StepError> {
         let merged = sole_adapter(sequences)
             .filter(|_| !sequences.iter().any(Sequence::has_seed))
             .and_then(|lease| self.fast_path.weights(lease, &self.model));
@@ -254,9 +257,15 @@ impl Scheduler {
         }
         let run = AssertUnwindSafe(|| match merged {
             Some(weights) => rows(&self.model.step_merged(&mut steps, weights)?),
-            None => rows(&self.model.step(&mut steps)?),
+            None => rows(&self.model.step_recorded(&mut self.graphs, &mut steps)?),
         });
         let logits = catch_unwind(run).map_err(|_| StepError::Panicked)??;
+        if let Some(reason) = self.graphs.take_refusal() {
+            tracing::warn!(
+                reason,
+                "steps are not recorded as CUDA graphs, which makes them slower"
+            );
+        }
         let mut logits = logits.as_slice();
         let advance = |sequence: &mut Sequence| match sequence.rows() {
             0 => Outcome::Running,

@@ -36,12 +36,12 @@ extern "C" int tunesmith_emulate(const char *name, unsigned grid_x, unsigned gri
         }
         gridDim = {grid_x, grid_y, 1};
         blockDim = {block, 1, 1};
-        EmulatedBlock threads(block);
+        static EmulatedBlock threads;
         const std::function<void()> body = [&] { kernel.call(slots); };
         for (unsigned y = 0; y < grid_y; ++y) {
             for (unsigned x = 0; x < grid_x; ++x) {
                 blockIdx = {x, y, 0};
-                threads.run(body);
+                threads.run(block, body);
             }
         }
         return 0;

@@ -24,23 +24,20 @@ static EmulatedIndex threadIdx, blockIdx, blockDim, gridDim;
 
 class EmulatedBlock {
   public:
-    explicit EmulatedBlock(unsigned threads) {
-        for (unsigned i = 0; i < threads; ++i) {
-            all.push_back(std::make_unique<Thread>());
-        }
-    }
-
-    void run(const std::function<void()> &body) {
+    void run(unsigned threads, const std::function<void()> &body) {
         kernel = &body;
         running = this;
-        for (auto &thread : all) {
-            thread->start(&back);
+        while (all.size() < threads) {
+            all.push_back(std::make_unique<Thread>());
+        }
+        for (unsigned i = 0; i < threads; ++i) {
+            all[i]->start(&back);
         }
         bool is_left = true;
         while (is_left) {
             is_left = false;
             bool has_moved = false;
-            for (unsigned i = 0; i < all.size(); ++i) {
+            for (unsigned i = 0; i < threads; ++i) {
                 Thread &thread = *all[i];
                 if (thread.has_ended) {
                     continue;
@@ -80,9 +77,11 @@ class EmulatedBlock {
     static EmulatedBlock *running;
 
   private:
+    static constexpr std::size_t stack_size = 64 << 10;
+
     struct Thread {
         ucontext_t context;
-        std::vector<char> stack = std::vector<char>(128 << 10);
+        std::unique_ptr<char[]> stack{new char[stack_size]};
         std::uint64_t slots[2];
         unsigned exchanges;
         bool has_ended, waits_for_block;
@@ -91,8 +90,8 @@ class EmulatedBlock {
             exchanges = 0;
             has_ended = waits_for_block = false;
             getcontext(&context);
-            context.uc_stack.ss_sp = stack.data();
-            context.uc_stack.ss_size = stack.size();
+            context.uc_stack.ss_sp = stack.get();
+            context.uc_stack.ss_size = stack_size;
             context.uc_link = back;
             makecontext(&context, &EmulatedBlock::enter, 0);
         }

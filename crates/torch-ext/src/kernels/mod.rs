@@ -37,4 +37,4 @@ pub use linear::linear;
 pub use optimizer::{AdamWStep, adamw};
 pub use rows::{attend_rows, lora_add_rows};
 pub use serving_linear::{LoraPart, is_lora_part, lora_add, serving_linear};
-pub use step_table::{AdapterTable, LoraSite, ServedShape, StepRow, StepTable, TablePair};
+pub use step_table::{AdapterTable, FilledTable, LoraSite, ServedShape, StepRow, StepTable, TablePair};

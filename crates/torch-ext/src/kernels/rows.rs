@@ -1,4 +1,4 @@
-//! Attention and adapters of few rows on a GPU, each row with the cache and the adapter that a [`StepTable`] names.
+//! Attention and adapters of few rows on a GPU, each row with the cache and the adapter that a [`FilledTable`] names.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use tch::{Kind, Tensor};
 
 use super::attention::AttentionShape;
 use super::checks::{Engine, KernelError, Matrix, equal};
-use super::step_table::StepTable;
+use super::step_table::FilledTable;
 use crate::gpu::kernels::{self, Kernels};
 
 /// Parts into which a row's keys are cut, so that one sequence keeps the device busy. The same for every row: its sums do
@@ -19,7 +19,7 @@ const WARPS: i64 = THREADS / 32;
 /// The kernels of the device, and `x` as a packed matrix with a row for each of the table's.
 fn ready(
     name: &'static str,
-    table: &StepTable,
+    table: &FilledTable<'_>,
     x: &Tensor,
 ) -> Result<(&'static Kernels, Matrix), KernelError> {
     let input = Matrix::packed(name, "x", x)?;
@@ -47,7 +47,7 @@ fn ready(
 /// # Errors
 /// The sizes, types or devices do not fit, or the device has no such kernels.
 pub fn attend_rows(
-    table: &StepTable,
+    table: &FilledTable<'_>,
     layer: i64,
     qkv: &Tensor,
     shape: AttentionShape,
@@ -123,7 +123,7 @@ pub fn attend_rows(
 /// # Errors
 /// The sizes, types or devices do not fit, or the device has no such kernels.
 pub fn lora_add_rows(
-    table: &StepTable,
+    table: &FilledTable<'_>,
     sites: Range<usize>,
     ranks: i64,
     x: &Tensor,

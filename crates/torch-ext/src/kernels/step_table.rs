@@ -139,7 +139,7 @@ pub struct StepRow<'a> {
     /// is made elsewhere.
     pub cache: Option<&'a Tensor>,
     /// Its adapter.
-    pub adapter: Option<&'a Arc<AdapterTable>>,
+    pub adapter: Option<&'a AdapterTable>,
 }
 
 /// Room for a number of rows.
@@ -149,10 +149,13 @@ pub struct StepTable {
     rows: i64,
     /// int64 `[COLUMNS, rows]`.
     places: Tensor,
+}
+
+/// A table with the rows of a step, whose caches and adapters it borrows.
+#[derive(Debug)]
+pub struct FilledTable<'a> {
+    table: &'a StepTable,
     rank: i64,
-    /// What the addresses in the table are of.
-    caches: Vec<Tensor>,
-    adapters: Vec<Arc<AdapterTable>>,
 }
 
 /// What the table holds of each row.
@@ -177,20 +180,15 @@ impl StepTable {
             shape: Arc::clone(shape),
             rows,
             places: Tensor::f_zeros([COLUMNS as i64, rows], (Kind::Int64, device))?,
-            rank: 0,
-            caches: Vec::new(),
-            adapters: Vec::new(),
         })
     }
 
-    /// Writes what the rows are; those behind them belong to no sequence. The table keeps caches and adapters alive until
-    /// it is filled anew or [released](Self::release).
+    /// Writes what the rows are; those behind them belong to no sequence.
     ///
     /// # Errors
     /// There are more rows than there is room for, or a cache or an adapter is not of the table's shape.
-    pub fn fill(&mut self, rows: &[StepRow<'_>]) -> Result<(), KernelError> {
+    pub fn fill<'a>(&'a mut self, rows: &[StepRow<'a>]) -> Result<FilledTable<'a>, KernelError> {
         const NAME: &str = "StepTable";
-        self.release();
         let room = self.rows as usize;
         equal(
             NAME,
@@ -198,7 +196,7 @@ impl StepTable {
             i64::from(rows.len() <= room && !rows.is_empty()),
             1,
         )?;
-        let mut numbers = vec![0; COLUMNS * room];
+        let (mut numbers, mut rank) = (vec![0; COLUMNS * room], 0);
         for (place, row) in rows.iter().enumerate() {
             let mut set = |column: Column, number| numbers[column as usize * room + place] = number;
             set(Column::Tokens, row.token);
@@ -207,20 +205,18 @@ impl StepTable {
             if let Some(cache) = row.cache {
                 set(Column::Capacities, self.capacity(cache, row.position)?);
                 set(Column::Caches, cache.data_ptr() as i64);
-                self.caches.push(cache.shallow_clone());
             }
             if let Some(adapter) = row.adapter {
                 let is_of_model = Arc::ptr_eq(&adapter.shape, &self.shape) || adapter.shape == self.shape;
                 equal(NAME, "the adapter is of this model", i64::from(is_of_model), 1)?;
                 set(Column::Adapters, adapter.table.data_ptr() as i64);
-                self.rank = self.rank.max(adapter.rank);
-                self.adapters.push(Arc::clone(adapter));
+                rank = rank.max(adapter.rank);
             }
         }
         let size = [COLUMNS as i64, self.rows];
         self.places
             .f_copy_(&Tensor::f_from_slice(&numbers)?.f_view(size)?)?;
-        Ok(())
+        Ok(FilledTable { table: self, rank })
     }
 
     /// Room of a cache, once it is known to fit.
@@ -237,19 +233,13 @@ impl StepTable {
         equal(NAME, "the cache has room", i64::from(has_room), 1)?;
         Ok(capacity)
     }
+}
 
-    /// Lets go of caches and adapters. What was launched before still finds them, since their memory is given to others
-    /// only behind it.
-    pub fn release(&mut self) {
-        self.caches.clear();
-        self.adapters.clear();
-        self.rank = 0;
-    }
-
+impl FilledTable<'_> {
     /// Rows for which there is room.
     #[must_use]
     pub fn rows(&self) -> i64 {
-        self.rows
+        self.table.rows
     }
 
     /// The greatest rank among the adapters.
@@ -259,7 +249,7 @@ impl StepTable {
     }
 
     pub(super) fn shape(&self) -> &ServedShape {
-        &self.shape
+        &self.table.shape
     }
 
     /// int64 `[rows]`, a view.
@@ -299,6 +289,6 @@ impl StepTable {
     }
 
     fn column(&self, column: Column) -> Result<Tensor, KernelError> {
-        Ok(self.places.f_select(0, column as i64)?)
+        Ok(self.table.places.f_select(0, column as i64)?)
     }
 }

@@ -1,6 +1,7 @@
 //! Each kernel of cuda/ against the processor's: by the emulator on every machine, and on a GPU by `make test-gpu`.
 #![allow(clippy::unwrap_used)]
 
+mod graphs;
 mod rows;
 mod side;
 

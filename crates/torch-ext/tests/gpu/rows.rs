@@ -24,7 +24,7 @@ fn served(kind: Kind, shape: AttentionShape, sites: Vec<LoraSite>) -> Arc<Served
     })
 }
 
-fn row<'a>(position: i64, cache: Option<&'a Tensor>, adapter: Option<&'a Arc<AdapterTable>>) -> StepRow<'a> {
+fn row<'a>(position: i64, cache: Option<&'a Tensor>, adapter: Option<&'a AdapterTable>) -> StepRow<'a> {
     StepRow {
         token: 1,
         position,
@@ -96,7 +96,7 @@ fn attend_as_the_processor(side: Side, kind: Kind, shape: AttentionShape, tolera
     ];
     let found = side.run(|| {
         let mut table = StepTable::new(&served(kind, shape, vec![]), 7, side.device()).unwrap();
-        table.fill(&rows).unwrap();
+        let table = table.fill(&rows).unwrap();
         attend_rows(&table, 1, &device_qkv, shape).unwrap()
     });
     let expected = Tensor::zeros([7, shape.heads * shape.head_dim], (kind, tch::Device::Cpu));
@@ -151,7 +151,7 @@ fn adapters_of_rows(side: Side) {
             let pairs = pairs
                 .each_ref()
                 .map(|(a, b)| (a.size()[0] > 0).then_some(TablePair { a, b, scale: 0.5 }));
-            Arc::new(AdapterTable::new(&shape, &pairs, side.device()).unwrap())
+            AdapterTable::new(&shape, &pairs, side.device()).unwrap()
         });
         assert_eq!(tables.each_ref().map(|table| table.rank()), [5, 16]);
         let x = random(50, &[4, 70], kind);
@@ -164,7 +164,7 @@ fn adapters_of_rows(side: Side) {
         ];
         side.run(|| {
             let mut table = StepTable::new(&shape, 4, side.device()).unwrap();
-            table.fill(&rows).unwrap();
+            let table = table.fill(&rows).unwrap();
             assert!(
                 lora_add_rows(&table, 1..4, 8, &their_x, &their_y).is_err(),
                 "ranks without room"
