@@ -2,9 +2,11 @@
 deployment, and the same requests through the gateway and straight to the engine that it started.
 """
 
+import io
 import json
 import os
 import subprocess
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -102,9 +104,22 @@ class Platform:
             self.client.call("PUT", place, file.read_bytes(), "application/octet-stream")
         self.client.call_json("POST", f"/v1/base-models/{made['id']}/complete", {})
 
+    def import_adapter(self, name: str, base: str, folder: Path) -> None:
+        """Makes a PEFT folder the next version of an adapter."""
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            for file in sorted(folder.iterdir()):
+                tar.add(file, file.name)
+        place = f"/v1/adapters/{name}/import?base_model={base}"
+        self.client.call("POST", place, archive.getvalue(), "application/x-tar")
+
     def deploy(self, name: str, base: str) -> None:
         """Makes a deployment and waits until it answers."""
         self.client.call_json("POST", "/v1/deployments", {"name": name, "base_model": base})
+        self.wait_for_revision(name)
+
+    def wait_for_revision(self, name: str) -> None:
+        """Waits until the deployment's newest revision answers."""
 
         def active() -> bool | None:
             deployment = self.client.call_json("GET", f"/v1/deployments/{name}")

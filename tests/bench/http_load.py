@@ -23,10 +23,12 @@ class RequestFailed(RuntimeError):
 class Answer:
     """One completion. Moments are of `time.perf_counter`."""
 
+    request: dict
     began: float
     ended: float
     # One for each text of a stream; the end of the answer where nothing was streamed.
     arrivals: list[float]
+    text: str
     tokens: int
     prompt_tokens: int
     headers: dict[str, str]
@@ -52,7 +54,7 @@ class _Flight:
     """A request on its way."""
 
     socket: socket.socket
-    stream: bool
+    request: dict
     began: float
     times: list[float] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
@@ -79,22 +81,31 @@ class Client:
             for body in itertools.islice(source, at_once):
                 self._send(selector, body, path)
             while selector.get_map():
-                for key, _ in selector.select():
-                    flight: _Flight = key.data
-                    data = flight.socket.recv(1 << 16)
-                    now = time.perf_counter()
-                    if data:
-                        flight.times.append(now)
-                        flight.pieces.append(data)
-                        continue
-                    flight.ended = now
-                    selector.unregister(flight.socket)
-                    flight.socket.close()
-                    done.append(flight)
-                    following = next(source, None)
-                    if following is not None:
-                        self._send(selector, following, path)
+                ended = self._receive(selector, None)
+                done += ended
+                for body in itertools.islice(source, len(ended)):
+                    self._send(selector, body, path)
         return [_read(flight) for flight in done]
+
+    def ask_at_rate(self, bodies: Iterable[dict], rate: float, path: str) -> tuple[list[Answer], list[str]]:
+        """Sends `rate` requests a second, however slow the answers are. What was answered, and why the others were not."""
+        done: list[_Flight] = []
+        due = time.perf_counter()
+        with selectors.DefaultSelector() as selector:
+            for body in bodies:
+                while (rest := due - time.perf_counter()) > 0:
+                    done += self._receive(selector, rest)
+                self._send(selector, body, path)
+                due += 1 / rate
+            while selector.get_map():
+                done += self._receive(selector, None)
+        answers, failures = [], []
+        for flight in done:
+            try:
+                answers.append(_read(flight))
+            except RequestFailed as error:
+                failures.append(str(error))
+        return answers, failures
 
     def call(self, method: str, path: str, body: bytes = b"", kind: str = "application/json") -> bytes:
         """One request that is no completion; the body of its answer."""
@@ -110,13 +121,30 @@ class Client:
     def call_json(self, method: str, path: str, body: dict | None = None) -> dict:
         return json.loads(self.call(method, path, b"" if body is None else json.dumps(body).encode()))
 
+    def _receive(self, selector: selectors.BaseSelector, patience: float | None) -> list[_Flight]:
+        """Takes what has come, waiting for it if need be; the requests that ended with it."""
+        ended = []
+        for key, _ in selector.select(patience):
+            flight: _Flight = key.data
+            data = flight.socket.recv(1 << 16)
+            now = time.perf_counter()
+            if data:
+                flight.times.append(now)
+                flight.pieces.append(data)
+                continue
+            flight.ended = now
+            selector.unregister(flight.socket)
+            flight.socket.close()
+            ended.append(flight)
+        return ended
+
     def _send(self, selector: selectors.BaseSelector, body: dict, path: str) -> None:
         payload = json.dumps(body).encode()
         began = time.perf_counter()
         connection = socket.create_connection(self._address)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.sendall(self._head("POST", path, len(payload), "application/json") + payload)
-        flight = _Flight(connection, bool(body.get("stream")), began)
+        flight = _Flight(connection, body, began)
         selector.register(connection, selectors.EVENT_READ, flight)
 
     def _head(self, method: str, path: str, length: int, kind: str) -> bytes:
@@ -133,25 +161,34 @@ def _read(flight: _Flight) -> Answer:
     status, headers, rest, start = _split(raw)
     if status != 200:
         raise RequestFailed(f"status {status}: {rest.decode(errors='replace')[:500]}")
-    if not flight.stream:
+    if not flight.request.get("stream"):
         text = b"".join(data for _, data in _chunks(rest)) if _is_chunked(headers) else rest
-        usage = json.loads(text)["usage"]
+        body = json.loads(text)
+        said, usage = "".join(map(_said, body.get("choices", []))), body["usage"]
         arrivals = [flight.ended]
     else:
-        arrivals, usage = _read_stream(flight, rest, start)
+        arrivals, said, usage = _read_stream(flight, rest, start)
     return Answer(
+        request=flight.request,
         began=flight.began,
         ended=flight.ended,
         arrivals=arrivals,
+        text=said,
         tokens=usage["completion_tokens"],
         prompt_tokens=usage["prompt_tokens"],
         headers=headers,
     )
 
 
-def _read_stream(flight: _Flight, rest: bytes, start: int) -> tuple[list[float], dict]:
+def _said(choice: dict) -> str:
+    """The text of a completion, or of a chat's message."""
+    return choice.get("text") or (choice.get("message") or {}).get("content") or ""
+
+
+def _read_stream(flight: _Flight, rest: bytes, start: int) -> tuple[list[float], str, dict]:
     ends = list(itertools.accumulate(map(len, flight.pieces)))
     arrivals: list[float] = []
+    texts: list[str] = []
     usage: dict = {}
     pending = b""
     for offset, data in _chunks(rest):
@@ -159,18 +196,19 @@ def _read_stream(flight: _Flight, rest: bytes, start: int) -> tuple[list[float],
         came = flight.times[bisect.bisect_left(ends, start + offset)]
         *events, pending = (pending + data).split(b"\n\n")
         for event in events:
-            text = event.removeprefix(b"data:").strip()
-            if not event.startswith(b"data:") or text == b"[DONE]":
+            data = event.removeprefix(b"data:").strip()
+            if not event.startswith(b"data:") or data == b"[DONE]":
                 continue
-            chunk = json.loads(text)
+            chunk = json.loads(data)
             if "error" in chunk:
                 raise RequestFailed(f"in a stream: {chunk['error']}")
             usage = chunk.get("usage") or usage
-            if any(choice.get("text") for choice in chunk.get("choices", [])):
+            if text := "".join(map(_said, chunk.get("choices", []))):
                 arrivals.append(came)
+                texts.append(text)
     if not arrivals or not usage:
         raise RequestFailed(f"a stream without text or usage: {rest[-300:]!r}")
-    return arrivals, usage
+    return arrivals, "".join(texts), usage
 
 
 def _split(raw: bytes) -> tuple[int, dict[str, str], bytes, int]:

@@ -27,6 +27,7 @@ from inference_targets import inference_targets
 from models import CPU_SHAPES, TINY_SHAPE, make_model
 from peer_process import PeerFailed
 from report import table
+from rollout_side import Rollouts, measure_rollouts
 from swap import measure_swap
 
 _PEERS = ["generate", "mistral.rs"]
@@ -81,6 +82,12 @@ def parse_arguments() -> argparse.Namespace:
         help="start the platform and measure its gateway",
     )
     add("--gateway-requests", type=int, default=300, help="each way [default: 300]")
+    add(
+        "--rollout-seconds",
+        type=float,
+        default=30.0,
+        help="of 200 requests a second while a deployment changes [default: 30]",
+    )
     results = Path(__file__).resolve().parent / "results" / "inference.json"
     add("--json", type=Path, default=results, help="the results are written here too")
     return parser.parse_args()
@@ -203,6 +210,22 @@ def measure_overhead(options: argparse.Namespace) -> tuple[Overhead | None, str]
     return overhead, ""
 
 
+def measure_changes(options: argparse.Namespace) -> Rollouts | None:
+    """What becomes of requests while their deployment changes, where the gateway is measured at all."""
+    if not options.gateway or refusal(options.tunesmith):
+        return None
+    say("changes under load: starting the platform")
+    try:
+        found = measure_rollouts(
+            options.tunesmith, options.engine, options.folder, options.threads, 200.0, options.rollout_seconds
+        )
+    except (PlatformFailed, RequestFailed) as error:
+        print(f"\nchanges under load could not be measured: {error}", flush=True)
+        return None
+    print(f"\nchanges under load: {found.text()}", flush=True)
+    return found
+
+
 def main() -> None:
     options = parse_arguments()
     # So that folders and processes are cleaned up after.
@@ -225,7 +248,8 @@ def main() -> None:
         # What was measured before is still shown.
         failed = f"bench: {options.precisions[len(found)]} was not measured to its end: {error}"
     overhead, no_gateway = measure_overhead(options)
-    promised = inference_targets(found, overhead, no_gateway)
+    rollouts = measure_changes(options)
+    promised = inference_targets(found, overhead, rollouts, no_gateway or "failed")
     print("\n" + table([target.cells() for target in promised], ["target", "wanted", "measured", ""]))
     result = {
         "machine": where,
@@ -234,6 +258,7 @@ def main() -> None:
         "rounds": options.rounds,
         "precisions": [one.as_json() for one in found],
         "gateway": overhead.as_json() if overhead else None,
+        "rollouts": rollouts.as_json() if rollouts else None,
         "targets": [target.as_json() for target in promised],
     }
     options.json.parent.mkdir(parents=True, exist_ok=True)

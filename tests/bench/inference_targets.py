@@ -1,10 +1,12 @@
 """What was promised of inference, beside what was measured."""
 
+import math
 import statistics
 
 from gateway_side import Overhead
 from inference_report import Precision
 from report import Target
+from rollout_side import Rollouts
 
 _PRECISIONS = ("float32", "bfloat16")
 _OURS = "ours"
@@ -20,7 +22,9 @@ _SLOWER = [
 ]
 
 
-def inference_targets(precisions: list[Precision], gateway: Overhead | None, no_gateway: str) -> list[Target]:
+def inference_targets(
+    precisions: list[Precision], gateway: Overhead | None, rollouts: Rollouts | None, no_gateway: str
+) -> list[Target]:
     """In the order in which they were promised."""
     by_name = {found.name: found for found in precisions}
     rows = []
@@ -29,7 +33,20 @@ def inference_targets(precisions: list[Precision], gateway: Overhead | None, no_
     p50, p99 = (1e3 * gateway.added(percent) for percent in (50, 99)) if gateway else (None, None)
     rows.append(Target("gateway, added to the first token at p50", 2.0, p50, "ms", at_most=True, why=no_gateway))
     rows.append(Target("gateway, added to the first token at p99", 10.0, p99, "ms", at_most=True, why=no_gateway))
-    return rows
+    return rows + _of_rollouts(rollouts, no_gateway)
+
+
+def _of_rollouts(rollouts: Rollouts | None, why: str) -> list[Target]:
+    failed, mixed, back = (None, None, None)
+    if rollouts:
+        failed, mixed = len(rollouts.failures), rollouts.mixed
+        back = 1e3 * max(rollouts.changes["rollback"], default=math.inf)
+    name = "promote, split, roll back at 200 requests/s"
+    return [
+        Target(f"{name}: failed", 0.0, failed, "requests", at_most=True, why=why),
+        Target(f"{name}: of two versions", 0.0, mixed, "answers", at_most=True, why=why),
+        Target(f"{name}: slowest rollback", 50.0, back, "ms", at_most=True, why=why),
+    ]
 
 
 def _of_precision(name: str, found: Precision | None, why: str) -> list[Target]:

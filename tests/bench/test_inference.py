@@ -4,6 +4,7 @@ import json
 import math
 import socket
 import threading
+import time
 import unittest
 from collections import Counter
 from itertools import islice
@@ -16,6 +17,7 @@ from inference_targets import inference_targets
 from models import CPU_SHAPES
 from prompts import Prompts, evenly, spread, zipf
 from report import percentile
+from rollout_side import Rollouts
 from swap import Swap, steady_gaps
 
 
@@ -61,7 +63,8 @@ class Reading(unittest.TestCase):
         # The head with half of the first event; its rest; an empty text; two events in one piece.
         server = Server(_HEAD + first[:9], first[9:], empty, second + third, chunk(_USAGE) + _DONE)
         answer = Client(server.url, "secret").ask([completion("m", "a b", 3, stream=True)])[0]
-        self.assertEqual((answer.tokens, answer.prompt_tokens, len(answer.arrivals)), (3, 9, 3))
+        self.assertEqual((answer.text, answer.tokens, answer.prompt_tokens), ("abc", 3, 9))
+        self.assertEqual((len(answer.arrivals), answer.request["model"]), (3, "m"))
         self.assertEqual(answer.headers["x-served"], "a")
         one, two = answer.gaps
         self.assertGreater(one, 0.05)
@@ -70,17 +73,25 @@ class Reading(unittest.TestCase):
         self.assertIn(b"Authorization: Bearer secret", server.requests[0])
 
     def test_whole_answers_and_errors(self) -> None:
-        body = json.dumps({"usage": {"completion_tokens": 3, "prompt_tokens": 9}}).encode()
+        said = {"choices": [{"message": {"content": "yes"}}]}
+        body = json.dumps(said | {"usage": {"completion_tokens": 3, "prompt_tokens": 9}}).encode()
         head = b"HTTP/1.1 200 OK\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n"
         bodies = [completion("m", "a b", 3, stream=False)] * 5
         answers = Client(Server(head, body).url).keep_asking(bodies, 2)
-        self.assertEqual([answer.tokens for answer in answers], [3] * 5)
+        self.assertEqual([(answer.tokens, answer.text) for answer in answers], [(3, "yes")] * 5)
+        began = time.perf_counter()
+        answers, failures = Client(Server(head, body).url).ask_at_rate(bodies, 100.0, "/v1/completions")
+        self.assertEqual((len(answers), failures), (5, []))
+        self.assertGreater(time.perf_counter() - began, 0.04)
+        refused = Client(Server(b"HTTP/1.1 404 Not Found\r\n\r\n{}").url)
+        answers, failures = refused.ask_at_rate(bodies, 100.0, "/v1/completions")
+        self.assertEqual((answers, len(failures)), ([], 5))
         for reply in (b"HTTP/1.1 404 Not Found\r\n\r\n{}", b"", _HEAD + chunk(event({"choices": []}))):
             with self.assertRaises(RequestFailed):
                 Client(Server(reply).url).ask([completion("m", "a", 3, stream=True)])
 
     def test_another_length_is_refused(self) -> None:
-        answer = Answer(0.0, 1.0, [1.0], tokens=3, prompt_tokens=9, headers={})
+        answer = Answer({}, 0.0, 1.0, [1.0], "abc", tokens=3, prompt_tokens=9, headers={})
         self.assertIs(check(answer, 9, 3), answer)
         for wanted in ((9, 4), (8, 3)):
             with self.assertRaises(RuntimeError):
@@ -117,7 +128,7 @@ class Numbers(unittest.TestCase):
 
     def test_gaps_count_while_all_run(self) -> None:
         def answer(*arrivals: float) -> Answer:
-            return Answer(0.0, arrivals[-1], list(arrivals), len(arrivals), 1, {})
+            return Answer({}, 0.0, arrivals[-1], list(arrivals), "", len(arrivals), 1, {})
 
         # The second begins at 3 and the first ends at 6.
         gaps = steady_gaps([answer(1, 2, 4, 6), answer(3, 5, 6, 9)])
@@ -146,7 +157,8 @@ class Numbers(unittest.TestCase):
         found.cell("generate", "one").together = [100.0]
         found.swaps = [Swap([0.01] * 100, [0.01] * 90 + [0.03] * 10, [0.008], [0.02])]
         gateway = Overhead(direct=[0.010, 0.010], through=[0.011, 0.025])
-        rows = {row.name: row for row in inference_targets([found], gateway, "")}
+        rollouts = Rollouts(200.0, 9, ["status 503"], 0, {}, {"rollback": [0.004, 0.06]})
+        rows = {row.name: row for row in inference_targets([found], gateway, rollouts, "")}
         expected = {
             "float32, alone, base: share of bandwidth": True,
             "float32, alone, base: by mistral.rs": None,
@@ -158,6 +170,9 @@ class Numbers(unittest.TestCase):
             "bfloat16, hot load of an adapter": None,
             "gateway, added to the first token at p50": True,
             "gateway, added to the first token at p99": False,
+            "promote, split, roll back at 200 requests/s: failed": False,
+            "promote, split, roll back at 200 requests/s: of two versions": True,
+            "promote, split, roll back at 200 requests/s: slowest rollback": False,
         }
         self.assertEqual({name: rows[name].reached for name in expected}, expected)
 

@@ -9,6 +9,7 @@ mod isolation;
 mod kill;
 mod openapi;
 mod restart;
+mod tool_calls;
 mod upload;
 mod whole_path;
 mod wrong_input;

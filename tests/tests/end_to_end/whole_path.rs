@@ -126,24 +126,7 @@ async fn assert_download(client: &Client, version: &Value) {
 }
 
 async fn assert_deployment(client: &Client) {
-    client
-        .post("/v1/deployments", &json!({"name": "boxes", "base_model": "tiny"}))
-        .await
-        .ok();
-    client
-        .post(
-            "/v1/deployments/boxes/promote",
-            &json!({"adapter": "boxes", "version": 1}),
-        )
-        .await
-        .ok();
-    let deployment = wait_until("the promotion", || async {
-        let deployment = client.get("/v1/deployments/boxes").await.ok();
-        assert!(!deployment.to_string().contains("\"failed\""), "{deployment}");
-        deployment.to_string().contains("\"version\":1").then_some(())?;
-        (!deployment.to_string().contains("\"pending\"")).then_some(deployment)
-    })
-    .await;
+    let deployment = client.deploy("boxes", "tiny").await;
     let chat = |model: &str, stream: bool| json!({"model": model, "messages": [{"role": "user", "content": "item 3"}], "max_tokens": 8, "temperature": 0, "stream": stream});
     let tuned = client.post("/v1/chat/completions", &chat("boxes", false)).await;
     assert_eq!(tuned.headers["x-tunesmith-version"], "boxes@1", "{deployment}");

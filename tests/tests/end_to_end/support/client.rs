@@ -165,6 +165,24 @@ impl Client {
         .await
     }
 
+    /// Makes the deployment `name` and promotes the first version of the adapter of that name; the deployment once that is
+    /// active.
+    pub(crate) async fn deploy(&self, name: &str, base_model: &str) -> Value {
+        let deployment = serde_json::json!({"name": name, "base_model": base_model});
+        self.post("/v1/deployments", &deployment).await.ok();
+        let version = serde_json::json!({"adapter": name, "version": 1});
+        self.post(&format!("/v1/deployments/{name}/promote"), &version)
+            .await
+            .ok();
+        super::wait_until("the promotion", || async {
+            let deployment = self.get(&format!("/v1/deployments/{name}")).await.ok();
+            let text = deployment.to_string();
+            assert!(!text.contains("\"failed\""), "{deployment}");
+            (text.contains("\"version\":1") && !text.contains("\"pending\"")).then_some(deployment)
+        })
+        .await
+    }
+
     /// Waits until `steps` optimizer steps are done.
     pub(crate) async fn reach_step(&self, job: &str, steps: u64) {
         super::wait_until("the job's progress", || async {
