@@ -17,7 +17,7 @@ use crate::causal_lm::CausalLm;
 use crate::error::ModelError;
 use crate::lora::LoraPass;
 use crate::rotation::Places;
-use crate::rows::{RowPass, adapters_fit};
+use crate::rows::{FEW_ROWS, RowPass, adapters_fit};
 use crate::serving::ServingPass;
 use crate::step::SequenceStep;
 
@@ -48,6 +48,15 @@ struct RecordedStep {
     table: StepTable,
 }
 
+/// A row of no sequence.
+const PADDING: StepRow<'static> = StepRow {
+    token: 0,
+    position: 0,
+    length: 1,
+    cache: None,
+    adapter: None,
+};
+
 impl StepSize {
     /// The smallest size on offer: padding costs less than a recording for each number of rows.
     fn of(rows: usize, ranks: i64) -> Self {
@@ -57,7 +66,7 @@ impl StepSize {
         };
         let ranks = match ranks {
             0 => 0,
-            _ => (ranks.cast_unsigned().next_power_of_two().cast_signed()).max(8),
+            _ => (ranks.cast_unsigned().next_power_of_two().cast_signed()).max(16),
         };
         Self { rows, ranks }
     }
@@ -74,6 +83,28 @@ impl DecodeGraphs {
             is_refused: false,
             refusal: None,
         }
+    }
+
+    /// Records the steps of up to `most_rows` rows, without adapters and with those of the ranks up to `rank`'s size, so that no
+    /// request waits for it. Where steps are not by graph it does nothing.
+    ///
+    /// # Errors
+    /// There is no memory for a step.
+    pub fn record_ahead(&mut self, model: &CausalLm, most_rows: usize, rank: i64) -> Result<(), ModelError> {
+        if !model.served.has_row_kernels(model.device) {
+            return Ok(());
+        }
+        let _guard = no_grad_guard();
+        // The largest first: the others then find room in its memory.
+        for rows in (1..=most_rows.min(FEW_ROWS)).rev() {
+            for ranks in [rank, 0] {
+                let size = StepSize::of(rows, ranks);
+                if !self.steps.contains_key(&size) {
+                    let _ = self.run(model, size, &[PADDING])?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// How many sizes of steps there were.

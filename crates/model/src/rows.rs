@@ -17,7 +17,7 @@ use crate::serving::attention_shape;
 use crate::step::SequenceStep;
 
 /// Most rows of a step whose adapters the kernels for single rows add: each row reads its adapter anew there.
-const FEW_ROWS: usize = 64;
+pub(crate) const FEW_ROWS: usize = 64;
 
 /// What the kernels must know of a model whose activations are `kind`.
 pub(crate) fn served_shape(config: &ModelConfig, kind: Kind) -> ServedShape {

@@ -168,3 +168,20 @@ fn graphs_are_of_one_model() {
     let error = one.model.step_recorded(&mut graphs, &mut steps).unwrap_err();
     assert!(error.to_string().contains("another model"), "{error}");
 }
+
+#[test]
+fn steps_are_made_ready_ahead() {
+    let golden = load("llama");
+    let mut graphs = DecodeGraphs::new(&golden.model);
+    graphs.record_ahead(&golden.model, 9, 16).unwrap();
+    assert_eq!(graphs.sizes(), 0, "the processor has no use for them");
+    emulate(|| graphs.record_ahead(&golden.model, 9, 16)).unwrap();
+    assert_eq!(
+        graphs.sizes(),
+        10,
+        "1, 2, 4, 8 and 16 rows, with and without adapters"
+    );
+    let mut readers = [(0, true), (1, false)].map(|(case, tuned)| golden.reader(case, tuned));
+    golden.step(&mut graphs, &mut readers, &[1, 1]);
+    assert_eq!(graphs.sizes(), 10);
+}

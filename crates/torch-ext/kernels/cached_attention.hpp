@@ -109,16 +109,13 @@ void attend_queries(const AttentionShape &shape, const CachedRows &sequence, i64
     const i64 high = sequence.seen + query_of(end - 1, kv_head, group).token + 1, keys = high - low;
     const T *key = static_cast<const T *>(sequence.keys) + place + low * columns;
     const T *value = static_cast<const T *>(sequence.values) + place + low * columns;
-    Scratch scratch(count * (keys + 2 * columns) + columns);
+    Scratch scratch(count * (keys + 2 * columns));
     float *queries = scratch.take(count * columns), *mixed = scratch.take(count * columns);
-    float *scaled = scratch.take(columns), *scores = scratch.take(count * keys);
+    float *scores = scratch.take(count * keys);
     for (i64 q = 0; q < count; ++q) {
         const Query query = query_of(begin + q, kv_head, group);
         const T *from = qkv + (sequence.first_row + query.token) * qkv_row + query.head * columns;
-        for (i64 c = 0; c < columns; ++c) {
-            scaled[c] = wide(from[c]);
-        }
-        arrange<T>(columns, scaled, queries + q * columns);
+        arrange<T>(columns, from, queries + q * columns);
     }
     dots_of_rows(count, keys, columns, queries, columns, key, columns, scores, keys);
     for (i64 q = 0; q < count; ++q) {

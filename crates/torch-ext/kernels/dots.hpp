@@ -41,6 +41,18 @@ template <typename T, typename From> inline void arrange(i64 columns, const From
     }
 }
 
+// The same of bfloat16, whose parts a mask and a shift bring into lanes.
+template <> inline void arrange<bf16, bf16>(i64 columns, const bf16 *from, float *to) {
+    i64 c = 0;
+    for (; c + turn<bf16> <= columns; c += turn<bf16>) {
+        *reinterpret_cast<vector *>(to + c) = weights_of<0>(from + c);
+        *reinterpret_cast<vector *>(to + c + lanes) = weights_of<1>(from + c);
+    }
+    for (; c < columns; ++c) {
+        to[c] = wide(from[c]);
+    }
+}
+
 // Rows of x for `dots` beside weights of their own type: float32 ones are used where they are.
 inline const float *arranged(i64, i64, const float *x, Scratch &) { return x; }
 

@@ -60,10 +60,10 @@ template <typename T> void interleave(i64 rows, i64 slots, i64 inner, const T *x
         const T *from = x + r * inner;
         float *place = to + words * r;
         for (i64 k = 0; k + step<T> <= inner; k += step<T>, place += step<T> * slots) {
+            const Floats<words> both = repeated<words>(from + k);
             for (int part = 0; part < parts<T>; ++part) {
-                for (int word = 0; word < words; ++word) {
-                    place[words * slots * part + word] = wide(from[k + word * parts<T> + part]);
-                }
+                const auto some = part == 0 ? weights_in<0, words>(both, T()) : weights_in<parts<T> - 1, words>(both, T());
+                std::memcpy(place + words * slots * part, &some, sizeof some);
             }
         }
         for (i64 rest = 0; rest < inner % step<T>; ++rest) {

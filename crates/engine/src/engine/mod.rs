@@ -160,11 +160,14 @@ impl Engine {
                 let precision = Precision::uniform(settings.kind);
                 match CausalLm::load(&settings.base, settings.device, precision) {
                     Ok(model) => {
-                        let _ = loaded.send(Ok(model.config().clone()));
-                        let budget = budget(&settings, model.config());
+                        let config = model.config().clone();
+                        let budget = budget(&settings, &config);
                         let (places, merged) = (settings.max_sequences, settings.merged_bytes);
-                        Scheduler::new(model, tokenizer, metrics, adapters, places, budget, merged)
-                            .run(inbox);
+                        let mut scheduler =
+                            Scheduler::new(model, tokenizer, metrics, adapters, places, budget, merged);
+                        scheduler.record_ahead();
+                        let _ = loaded.send(Ok(config));
+                        scheduler.run(inbox);
                     }
                     Err(error) => drop(loaded.send(Err(error))),
                 }

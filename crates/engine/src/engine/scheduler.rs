@@ -33,6 +33,9 @@ const PROMPT_BUDGET: usize = 512;
 /// vocabulary, and is looked through on this thread.
 const SCORED_BUDGET: usize = 64;
 
+/// Rank up to which adapters find their steps recorded when the engine starts; others' are recorded when they come.
+const USUAL_RANK: i64 = 16;
+
 /// Why a step gave no logits.
 #[derive(Debug, thiserror::Error)]
 enum StepError {
@@ -115,6 +118,27 @@ impl Scheduler {
             self.report();
             self.step();
             self.collect();
+        }
+    }
+
+    /// Makes the graphs that most steps need on a GPU.
+    pub(super) fn record_ahead(&mut self) {
+        let rows = self.max_sequences;
+        if let Err(error) = self.graphs.record_ahead(&self.model, rows, USUAL_RANK) {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "steps could not be recorded ahead"
+            );
+        }
+        self.report_refusal();
+    }
+
+    fn report_refusal(&mut self) {
+        if let Some(reason) = self.graphs.take_refusal() {
+            tracing::warn!(
+                reason,
+                "steps are not recorded as CUDA graphs, which makes them slower"
+            );
         }
     }
 
@@ -260,12 +284,7 @@ impl Scheduler {
             None => rows(&self.model.step_recorded(&mut self.graphs, &mut steps)?),
         });
         let logits = catch_unwind(run).map_err(|_| StepError::Panicked)??;
-        if let Some(reason) = self.graphs.take_refusal() {
-            tracing::warn!(
-                reason,
-                "steps are not recorded as CUDA graphs, which makes them slower"
-            );
-        }
+        self.report_refusal();
         let mut logits = logits.as_slice();
         let advance = |sequence: &mut Sequence| match sequence.rows() {
             0 => Outcome::Running,

@@ -56,7 +56,9 @@ pub(super) struct Matrix {
     pub(super) place: *mut c_void,
 }
 
-fn refuse<T>(
+/// # Errors
+/// Always.
+pub(super) fn refuse<T>(
     kernel: &'static str,
     what: &'static str,
     found: impl std::fmt::Debug,

@@ -5,8 +5,9 @@ use std::ops::Range;
 use tch::{Kind, Tensor};
 
 use super::attention::AttentionShape;
-use super::checks::{Engine, KernelError, Matrix, equal};
+use super::checks::{Engine, KernelError, Matrix, equal, refuse};
 use super::step_table::FilledTable;
+use super::table::Element;
 use crate::gpu::kernels::{self, Kernels};
 
 /// Parts into which a row's keys are cut, so that one sequence keeps the device busy. The same for every row: its sums do
@@ -32,9 +33,7 @@ fn ready(
     )?;
     match Engine::of(input.device) {
         Engine::Gpu(kernels) => Ok((kernels, input)),
-        Engine::Cpu | Engine::Plain => Err(equal(name, "kernels for rows", 0, 1)
-            .err()
-            .unwrap_or(crate::gpu::GpuError::NoDevice.into())),
+        Engine::Cpu | Engine::Plain => refuse(name, "the device", input.device, "one with kernels for rows"),
     }
 }
 
@@ -61,9 +60,6 @@ pub fn attend_rows(
     equal(NAME, "the layer is of this model", i64::from(is_of_model), 1)?;
     let heads = shape.heads + 2 * shape.kv_heads;
     equal(NAME, "columns of qkv", input.columns, heads * columns)?;
-    let options = (Kind::Float, qkv.device());
-    let parts = Tensor::f_empty([input.rows * shape.heads * PARTS * (columns + 2)], options)?;
-    let out = Tensor::f_empty([input.rows, shape.heads * columns], (qkv.f_kind()?, qkv.device()))?;
     let (positions, caches, capacities) = (table.positions()?, table.caches()?, table.capacities()?);
     let place = [
         shape.heads.into(),
@@ -76,42 +72,51 @@ pub fn attend_rows(
         caches.data_ptr().into(),
         capacities.data_ptr().into(),
     ];
+    let name = input.pick(kernels::KEEP_ROW_FLOAT32, kernels::KEEP_ROW_BFLOAT16);
+    // SAFETY: qkv is a live tensor of the size that the kernel asks for; the table's caches are alive, of the layers, heads
+    // and width given, and have room for each row's position.
+    unsafe { kernels.launch(name, [input.rows, 1], THREADS, &place)? };
+    let size = input.rows * shape.heads * PARTS * (columns + 2);
+    let parts = Tensor::f_empty([size], (Kind::Float, qkv.device()))?;
     let rules = [
         (shape.scale as f32).into(),
         shape.window.unwrap_or(0).into(),
         (shape.softcap.unwrap_or(0.0) as f32).into(),
         parts.data_ptr().into(),
     ];
-    // SAFETY: qkv, parts and out are live tensors of the sizes that the kernels ask for; the table's caches are alive, of
-    // the layers, heads and width given, and have room for each row's position.
-    unsafe {
-        kernels.launch(
-            input.pick(kernels::KEEP_ROW_FLOAT32, kernels::KEEP_ROW_BFLOAT16),
-            [input.rows, 1],
-            THREADS,
-            &place,
-        )?;
-        kernels.launch(
-            input.pick(kernels::ATTEND_ROWS_FLOAT32, kernels::ATTEND_ROWS_BFLOAT16),
-            [input.rows * ((shape.heads + WARPS - 1) / WARPS), PARTS],
-            THREADS,
-            &[&place[..], &rules[..]].concat(),
-        )?;
-        kernels.launch(
-            input.pick(kernels::JOIN_PARTS_FLOAT32, kernels::JOIN_PARTS_BFLOAT16),
-            [input.rows * shape.heads, 1],
-            THREADS,
-            &[
-                shape.heads.into(),
-                columns.into(),
-                PARTS.into(),
-                parts.data_ptr().into(),
-                caches.data_ptr().into(),
-                out.data_ptr().into(),
-                (shape.heads * columns).into(),
-            ],
-        )?;
-    }
+    let name = input.pick(kernels::ATTEND_ROWS_FLOAT32, kernels::ATTEND_ROWS_BFLOAT16);
+    let grid = [input.rows * ((shape.heads + WARPS - 1) / WARPS), PARTS];
+    // SAFETY: as above, and each row, head and part has its place in `parts`.
+    unsafe { kernels.launch(name, grid, THREADS, &[&place[..], &rules[..]].concat())? };
+    join_parts(kernels, input, shape, &parts, &caches)
+}
+
+/// `[rows, heads · head_dim]` of the type of `input`, from the parts of each row and head.
+fn join_parts(
+    kernels: &Kernels,
+    input: Matrix,
+    shape: AttentionShape,
+    parts: &Tensor,
+    caches: &Tensor,
+) -> Result<Tensor, KernelError> {
+    let width = shape.heads * shape.head_dim;
+    let kind = match input.element {
+        Element::Float32 => Kind::Float,
+        Element::Bfloat16 => Kind::BFloat16,
+    };
+    let out = Tensor::f_empty([input.rows, width], (kind, input.device))?;
+    let arguments = [
+        shape.heads.into(),
+        shape.head_dim.into(),
+        PARTS.into(),
+        parts.data_ptr().into(),
+        caches.data_ptr().into(),
+        out.data_ptr().into(),
+        width.into(),
+    ];
+    let name = input.pick(kernels::JOIN_PARTS_FLOAT32, kernels::JOIN_PARTS_BFLOAT16);
+    // SAFETY: `parts` was written by the kernel before for these rows and heads, and `out` has a place for each.
+    unsafe { kernels.launch(name, [input.rows * shape.heads, 1], THREADS, &arguments)? };
     Ok(out)
 }
 
