@@ -6,7 +6,7 @@ use std::io::Read;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::support::{Client, Platform, chat_lines, train_request, wait_until};
+use crate::support::{Client, Platform, chat_lines, train_request};
 
 #[tokio::test]
 async fn from_a_dataset_to_a_served_adapter() {
