@@ -102,6 +102,16 @@ pub enum ApiError {
     /// The idempotency key was used for another request.
     #[error("the idempotency key was used for another request")]
     IdempotencyMismatch,
+    /// As much of it is under way as there may be.
+    #[error("busy ({code}): {message}")]
+    Busy {
+        /// Stable code.
+        code: &'static str,
+        /// A sentence.
+        message: String,
+        /// Seconds after which it is worth asking again.
+        retry_after: u64,
+    },
     /// Too many attempts.
     #[error("too many attempts")]
     RateLimited {
@@ -172,7 +182,7 @@ impl ApiError {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict { .. } | Self::InFlight => StatusCode::CONFLICT,
             Self::IdempotencyMismatch => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::RateLimited { .. } | Self::Busy { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Password(PasswordError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Blob(BlobError::Request { .. }) | Self::Store(StoreError::Unavailable(_)) => {
                 StatusCode::SERVICE_UNAVAILABLE
@@ -256,6 +266,7 @@ impl ApiError {
                     "This Idempotency-Key was used for another request. Use a new key for each new request.";
                 invalid("idempotency_key_reused", None, message.to_owned())
             }
+            Self::Busy { code, message, .. } => ErrorBody::new(RateLimitError, code, None, message.clone()),
             Self::RateLimited { retry_after } => {
                 let message = format!("Too many attempts. Try again in {retry_after} seconds.");
                 ErrorBody::new(RateLimitError, "too_many_attempts", None, message)
@@ -290,7 +301,7 @@ impl ApiError {
                 headers.insert(SHOULD_RETRY, HeaderValue::from_static("true"));
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
-            Self::RateLimited { retry_after } => {
+            Self::RateLimited { retry_after } | Self::Busy { retry_after, .. } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after));
             }
             Self::Unauthenticated(_) => {

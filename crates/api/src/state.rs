@@ -64,6 +64,8 @@ pub struct ApiState {
     pub notifications: Arc<Notifications>,
     /// Datasets that may be validated at this moment.
     pub(crate) validations: Arc<tokio::sync::Semaphore>,
+    /// Adapters that are imported at this moment.
+    pub(crate) imports: Arc<crate::app::adapter_import::ImportPlaces>,
     /// What whoever starts the API decides.
     pub settings: Arc<ApiSettings>,
 }
@@ -93,6 +95,7 @@ impl ApiState {
             }),
             notifications,
             validations: Arc::new(crate::app::validation::gate()),
+            imports: Arc::default(),
             settings: Arc::new(settings),
         }
     }

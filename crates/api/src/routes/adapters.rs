@@ -205,6 +205,7 @@ async fn list_adapter_version_files(
         (status = 404, description = "No such base model", body = ErrorBody),
         (status = 409, description = "The base model is not ready", body = ErrorBody),
         (status = 413, description = "The archive is too large", body = ErrorBody),
+        (status = 429, description = "Too many imports are under way", body = ErrorBody),
     )
 )]
 async fn import_adapter(

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::jobs::ready;
 use crate::support::{Answer, App, Client, tiny_model};
 
-const PATH: &str = "/v1/adapters/boxes/import?base_model=tiny";
+pub(crate) const PATH: &str = "/v1/adapters/boxes/import?base_model=tiny";
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
 const Q_PROJ: &str = "base_model.model.model.layers.0.self_attn.q_proj";
@@ -83,6 +83,11 @@ fn folder(config: &Value, tensors: &[Tensor<'_>]) -> Vec<u8> {
         ("./out/adapter_model.safetensors", safetensors(tensors)),
         ("./out/README.md", b"# mine".to_vec()),
     ])
+}
+
+/// A folder that becomes a version.
+pub(crate) fn good_folder() -> Vec<u8> {
+    folder(&config(), &tensors())
 }
 
 /// The archive of a folder on the disk.
@@ -365,7 +370,7 @@ async fn only_a_base_model_that_the_organization_sees_gets_an_adapter() {
     let app = App::start().await;
     let owner = ready(&app, "first").await;
     let other = app.sign_up("second").await;
-    let good = || folder(&config(), &tensors());
+    let good = good_folder;
     send(&other, PATH, good())
         .await
         .fails(404, "base_model_not_found", Some("base_model"));

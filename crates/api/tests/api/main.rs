@@ -12,6 +12,7 @@ mod datasets;
 mod deployments;
 mod exports;
 mod idempotency;
+mod import_places;
 mod imports;
 mod isolation;
 mod job_parents;

@@ -4,6 +4,7 @@
 mod archive;
 mod base_copies;
 mod config;
+mod places;
 mod tensors;
 
 use std::fs::File;
@@ -36,6 +37,7 @@ use super::model_check::{ModelModules, Problems};
 use crate::error::{ApiError, OrNotFound};
 use crate::state::ApiState;
 use base_copies::BaseCopy;
+pub use places::ImportPlaces;
 
 /// Longest archive.
 const MOST_ARCHIVE_BYTES: u64 = 4 << 30;
@@ -81,8 +83,8 @@ impl Findings {
 /// Makes the next version of an adapter from an archive. The same adapter again gives the same version.
 ///
 /// # Errors
-/// The name breaks its rule, the organization sees no such base model or it is not ready, the archive is too large, or it
-/// holds no adapter of this model; the message lists what is wrong.
+/// The name breaks its rule, the organization sees no such base model or it is not ready, too many imports are under way, the
+/// archive is too large, or it holds no adapter of this model; the message lists what is wrong.
 pub async fn import(
     state: &ApiState,
     caller: &Principal,
@@ -95,6 +97,7 @@ pub async fn import(
     let model = base_models::lookup(state, organization, &query.base_model).await;
     let model = model.or_unknown(base_models::KIND, "base_model", &query.base_model)?;
     let details = ready(&model)?;
+    let _place = state.imports.take(organization)?;
     let (archive, length) = stage(content).await?;
     let checked = checked(state, &model, details, archive, length).await?;
     let (version, is_new) = publish(state, organization, &name, &model, details, &checked).await?;
