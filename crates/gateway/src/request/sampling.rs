@@ -52,7 +52,7 @@ fn check_counts(endpoint: Endpoint, fields: &Fields<'_>) -> Result<(), GatewayEr
     let is_echo = endpoint == Endpoint::Completion && fields.flag("echo")?.unwrap_or(false);
     if endpoint == Endpoint::Completion && !is_echo && fields.get("max_tokens") == Some(&Value::from(0)) {
         let message = "`max_tokens` must be at least 1, or 0 beside `\"echo\": true`, for the prompt alone.";
-        return Err(invalid("max_tokens", message.to_owned()));
+        return Err(invalid("max_tokens", message));
     }
     fields.integer("max_tokens", i64::from(!is_echo)..=i64::MAX)?;
     fields.integer("min_tokens", 0..=i64::MAX)?;

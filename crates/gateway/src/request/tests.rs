@@ -135,6 +135,8 @@ fn only_an_echo_may_be_all_of_a_completion() {
         chat(json!({"max_tokens": 0, "echo": true})),
         "max_tokens",
     );
+    let error = ModelRequest::parse(Endpoint::Completion, completion(json!({"max_tokens": 0})));
+    assert!(error.unwrap_err().to_string().contains("echo"));
 }
 
 #[test]
