@@ -27,7 +27,7 @@ test: setup ## Every test, on a real PostgreSQL, a real S3 server and real tenso
 	scripts/with-postgres.sh cargo test --locked --workspace --no-fail-fast
 
 test-gpu: setup ## Tests that need a CUDA GPU
-	cargo test --locked -p tunesmith-torch-ext -- --ignored --test-threads 1
+	cargo test --locked -p tunesmith-torch-ext -p tunesmith-model -- --ignored --test-threads 1
 
 check: lint docs ## What CI checks besides the tests
 

@@ -56,7 +56,7 @@ fn compile_kernels() {
     }
 }
 
-/// Compiles cuda/ for the processor, for tests of those kernels; executables that do not ask for it leave it out.
+/// Compiles cuda/ for the processor, for tests of those kernels: some dozens of kilobytes.
 fn compile_emulator() {
     println!("cargo:rerun-if-changed=cuda");
     if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|system| system == "linux") {

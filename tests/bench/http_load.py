@@ -59,6 +59,7 @@ class _Flight:
     times: list[float] = field(default_factory=list)
     pieces: list[bytes] = field(default_factory=list)
     ended: float = 0.0
+    failure: str = ""
 
 
 class Client:
@@ -90,16 +91,20 @@ class Client:
     def ask_at_rate(self, bodies: Iterable[dict], rate: float, path: str) -> tuple[list[Answer], list[str]]:
         """Sends `rate` requests a second, however slow the answers are. What was answered, and why the others were not."""
         done: list[_Flight] = []
+        answers: list[Answer] = []
+        failures: list[str] = []
         due = time.perf_counter()
         with selectors.DefaultSelector() as selector:
             for body in bodies:
                 while (rest := due - time.perf_counter()) > 0:
                     done += self._receive(selector, rest)
-                self._send(selector, body, path)
+                try:
+                    self._send(selector, body, path)
+                except OSError as error:
+                    failures.append(f"no connection: {error}")
                 due += 1 / rate
             while selector.get_map():
                 done += self._receive(selector, None)
-        answers, failures = [], []
         for flight in done:
             try:
                 answers.append(_read(flight))
@@ -126,7 +131,10 @@ class Client:
         ended = []
         for key, _ in selector.select(patience):
             flight: _Flight = key.data
-            data = flight.socket.recv(1 << 16)
+            try:
+                data = flight.socket.recv(1 << 16)
+            except OSError as error:
+                data, flight.failure = b"", str(error)
             now = time.perf_counter()
             if data:
                 flight.times.append(now)
@@ -157,6 +165,8 @@ class Client:
 
 
 def _read(flight: _Flight) -> Answer:
+    if flight.failure:
+        raise RequestFailed(f"the connection failed: {flight.failure}")
     raw = b"".join(flight.pieces)
     status, headers, rest, start = _split(raw)
     if status != 200:

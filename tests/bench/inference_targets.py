@@ -40,7 +40,7 @@ def _of_rollouts(rollouts: Rollouts | None, why: str) -> list[Target]:
     failed, mixed, back = (None, None, None)
     if rollouts:
         failed, mixed = len(rollouts.failures), rollouts.mixed
-        back = 1e3 * max(rollouts.changes["rollback"], default=math.inf)
+        back = 1e3 * max(rollouts.changes.get("rollback", []), default=math.inf)
     name = "promote, split, roll back at 200 requests/s"
     return [
         Target(f"{name}: failed", 0.0, failed, "requests", at_most=True, why=why),

@@ -86,6 +86,10 @@ class Reading(unittest.TestCase):
         refused = Client(Server(b"HTTP/1.1 404 Not Found\r\n\r\n{}").url)
         answers, failures = refused.ask_at_rate(bodies, 100.0, "/v1/completions")
         self.assertEqual((answers, len(failures)), ([], 5))
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            nobody = Client(f"http://127.0.0.1:{closed.getsockname()[1]}")
+        answers, failures = nobody.ask_at_rate(bodies, 100.0, "/v1/completions")
+        self.assertEqual((answers, len(failures)), ([], 5))
         for reply in (b"HTTP/1.1 404 Not Found\r\n\r\n{}", b"", _HEAD + chunk(event({"choices": []}))):
             with self.assertRaises(RequestFailed):
                 Client(Server(reply).url).ask([completion("m", "a", 3, stream=True)])

@@ -64,9 +64,12 @@ struct ServeArguments {
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     kv_cache_bytes: Option<u64>,
     /// Most bytes of a copy of the weights with one adapter folded in, which is made when that adapter has all the traffic
-    /// for a while; 0 makes none [default: an eighth of the free memory].
+    /// for a while; 0 makes none [default: an eighth of the free memory; on a GPU 0, since its steps are graphs].
     #[arg(long, value_name = "BYTES")]
     merged_bytes: Option<u64>,
+    /// Launch every kernel of a step on a GPU by itself, also where a CUDA graph would do.
+    #[arg(long)]
+    no_cuda_graphs: bool,
     /// auto, cpu, or cuda:N.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -183,7 +186,11 @@ fn settings(arguments: ServeArguments) -> anyhow::Result<ServeSettings> {
             adapter_cache_bytes: bytes_or_share(arguments.adapter_cache_bytes, device, 6),
             adapter_root: arguments.adapter_root,
             kv_cache_bytes: bytes_or_share(arguments.kv_cache_bytes, device, 3),
-            merged_bytes: bytes_or_share(arguments.merged_bytes, device, 8),
+            merged_bytes: match arguments.merged_bytes {
+                None if device.is_cuda() => 0,
+                asked => bytes_or_share(asked, device, 8),
+            },
+            has_cuda_graphs: !arguments.no_cuda_graphs,
         },
         listen: arguments.listen,
         adapters: arguments.adapters,

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use tch::{Device, Kind, Tensor, no_grad_guard};
-use tunesmith_torch_ext::gpu::{CudaGraph, GraphMemory};
+use tch::{Kind, Tensor, no_grad_guard};
+use tunesmith_torch_ext::gpu::{CudaGraph, GpuError, GraphMemory, empty_cuda_cache};
 use tunesmith_torch_ext::kernels::{FilledTable, ServedShape, StepRow, StepTable};
 
 use crate::cache::CachedSequences;
@@ -26,11 +26,14 @@ use crate::step::SequenceStep;
 pub struct DecodeGraphs {
     /// The model's own: whose graphs these are.
     served: Arc<ServedShape>,
+    // Before what their graphs write to.
     steps: HashMap<StepSize, RecordedStep>,
     memory: Option<GraphMemory>,
-    /// Whether CUDA refused to record; then nothing is tried again.
-    is_refused: bool,
-    /// Why, until somebody asks.
+    /// float32 `[FEW_ROWS, vocab]`: where all graphs leave their scores.
+    scores: Option<Tensor>,
+    /// Whether nothing is recorded, since nobody wants it or CUDA refused.
+    is_off: bool,
+    /// Why CUDA refused, until somebody asks.
     refusal: Option<String>,
 }
 
@@ -43,9 +46,18 @@ struct StepSize {
 
 #[derive(Debug)]
 struct RecordedStep {
-    /// float32 `[rows, vocab]`, as the last replay left them; gone before the table that the graph reads.
-    recording: Option<(CudaGraph, Tensor)>,
+    // Before the table that the graph reads.
+    recording: Recording,
     table: StepTable,
+}
+
+#[derive(Debug)]
+enum Recording {
+    /// Not tried.
+    None,
+    Done(CudaGraph),
+    /// There was no memory for it: its kernels are launched one by one.
+    GivenUp,
 }
 
 /// A row of no sequence.
@@ -80,8 +92,18 @@ impl DecodeGraphs {
             served: Arc::clone(&model.served),
             steps: HashMap::new(),
             memory: None,
-            is_refused: false,
+            scores: None,
+            is_off: false,
             refusal: None,
+        }
+    }
+
+    /// None, for good.
+    #[must_use]
+    pub fn off(model: &CausalLm) -> Self {
+        Self {
+            is_off: true,
+            ..Self::new(model)
         }
     }
 
@@ -91,7 +113,7 @@ impl DecodeGraphs {
     /// # Errors
     /// There is no memory for a step.
     pub fn record_ahead(&mut self, model: &CausalLm, most_rows: usize, rank: i64) -> Result<(), ModelError> {
-        if !model.served.has_row_kernels(model.device) {
+        if !model.has_row_kernels() {
             return Ok(());
         }
         let _guard = no_grad_guard();
@@ -99,10 +121,14 @@ impl DecodeGraphs {
         for rows in (1..=most_rows.min(FEW_ROWS)).rev() {
             for ranks in [rank, 0] {
                 let size = StepSize::of(rows, ranks);
-                if !self.steps.contains_key(&size) {
+                if !self.is_off && !self.steps.contains_key(&size) {
                     let _ = self.run(model, size, &[PADDING])?;
                 }
             }
+        }
+        if model.device.is_cuda() {
+            // What the passes before the recordings took, on a stream where nothing else runs.
+            empty_cuda_cache().map_err(GpuError::from)?;
         }
         Ok(())
     }
@@ -118,29 +144,33 @@ impl DecodeGraphs {
         self.refusal.take()
     }
 
-    /// Scores behind `rows`, float32 `[size.rows, vocab]`, in a place that the next step of the size writes to.
+    /// Scores behind `rows`, float32 `[size.rows, vocab]`, in a place that the next step writes to.
     fn run(&mut self, model: &CausalLm, size: StepSize, rows: &[StepRow<'_>]) -> Result<Tensor, ModelError> {
         let step = match self.steps.entry(size) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(RecordedStep {
-                recording: None,
+                recording: Recording::None,
                 table: StepTable::new(&model.served, size.rows, model.device)?,
             }),
         };
         let table = step.table.fill(rows)?;
-        if step.recording.is_none() && !self.is_refused && model.device != Device::Cpu {
-            match record(&mut self.memory, model, &table, size) {
-                Ok(recording) => step.recording = Some(recording),
-                Err(error) => (self.is_refused, self.refusal) = (true, Some(error.to_string())),
+        let scores = match &self.scores {
+            Some(scores) => scores,
+            None => self.scores.insert(model.room_for_scores()?),
+        };
+        let scores = scores.f_narrow(0, 0, size.rows as i64)?;
+        if matches!(step.recording, Recording::None) && !self.is_off && model.device.is_cuda() {
+            match record(&mut self.memory, model, &table, size, &scores) {
+                Ok(graph) => step.recording = Recording::Done(graph),
+                Err(error) if error.code() == "out_of_memory" => step.recording = Recording::GivenUp,
+                Err(error) => (self.is_off, self.refusal) = (true, Some(error.to_string())),
             }
         }
         match &step.recording {
-            Some((graph, scores)) => {
-                graph.replay()?;
-                Ok(scores.shallow_clone())
-            }
-            None => model.decode(&table, size.ranks),
+            Recording::Done(graph) => graph.replay()?,
+            Recording::None | Recording::GivenUp => model.decode(&table, size.ranks, &scores)?,
         }
+        Ok(scores)
     }
 }
 
@@ -149,12 +179,14 @@ fn record(
     model: &CausalLm,
     table: &FilledTable<'_>,
     size: StepSize,
-) -> Result<(CudaGraph, Tensor), ModelError> {
+    scores: &Tensor,
+) -> Result<CudaGraph, ModelError> {
     let memory = match memory {
         Some(memory) => memory,
         None => memory.insert(GraphMemory::new(model.device)?),
     };
-    CudaGraph::record(memory, || model.decode(table, size.ranks))
+    let (graph, ()) = CudaGraph::record(memory, || model.decode(table, size.ranks, scores))?;
+    Ok(graph)
 }
 
 impl CausalLm {
@@ -205,13 +237,24 @@ impl CausalLm {
         };
         !sequences.is_empty()
             && self.precision.weights == self.precision.compute
-            && self.served.has_row_kernels(self.device)
+            && self.has_row_kernels()
             && adapters_fit(sequences.len(), sequences)
             && sequences.iter().all(grows_by_one)
     }
 
-    /// The pass over the rows of `table`: scores, float32 `[rows, vocab]`.
-    fn decode(&self, table: &FilledTable<'_>, ranks: i64) -> Result<Tensor, ModelError> {
+    /// Whether its device has kernels for single rows, by which steps of single tokens can be recorded.
+    #[must_use]
+    pub fn has_row_kernels(&self) -> bool {
+        self.served.has_row_kernels(self.device)
+    }
+
+    fn room_for_scores(&self) -> Result<Tensor, ModelError> {
+        let size = [FEW_ROWS as i64, self.config.vocab_size];
+        Ok(Tensor::f_empty(size, (Kind::Float, self.device))?)
+    }
+
+    /// The pass over the rows of `table`, to `scores`: float32 `[rows, vocab]`.
+    fn decode(&self, table: &FilledTable<'_>, ranks: i64, scores: &Tensor) -> Result<(), ModelError> {
         let (positions, lengths) = (table.positions()?, table.lengths()?);
         let places = Places {
             positions: &positions,
@@ -220,11 +263,10 @@ impl CausalLm {
         let attention = CachedSequences {
             sequences: Vec::new(),
         };
-        let rows = Some(RowPass::with_room(table, ranks));
+        let rows = Some(RowPass::recorded(table, ranks));
         let x = self.embed(&table.tokens()?, &LoraPass::none())?;
         let hidden = ServingPass::new(self, places, attention, LoraPass::none(), rows, None)?.run(x)?;
-        Ok(self
-            .serving_scores(&hidden, &LoraPass::none())?
-            .f_to_kind(Kind::Float)?)
+        let found = self.serving_scores(&hidden, &LoraPass::none())?;
+        Ok(scores.shallow_clone().f_copy_(&found)?)
     }
 }

@@ -43,16 +43,27 @@ pub(crate) struct RowPass<'a> {
     table: &'a FilledTable<'a>,
     /// Room for the ranks of the rows' adapters; 0 where they are not added by row.
     ranks: i64,
+    /// Room for the rows whose attention is by row.
+    served: i64,
 }
 
 impl<'a> RowPass<'a> {
+    /// With room for what the table has.
     pub(crate) fn new(table: &'a FilledTable<'a>) -> Self {
-        Self::with_room(table, table.rank())
+        Self {
+            table,
+            ranks: table.rank(),
+            served: table.served(),
+        }
     }
 
-    /// With room for adapters of up to `ranks`, for a recording.
-    pub(crate) fn with_room(table: &'a FilledTable<'a>, ranks: i64) -> Self {
-        Self { table, ranks }
+    /// With room for adapters of up to `ranks` and for all rows, whatever a later step has of them.
+    pub(crate) fn recorded(table: &'a FilledTable<'a>, ranks: i64) -> Self {
+        Self {
+            table,
+            ranks,
+            served: table.rows(),
+        }
     }
 
     /// Whether adapters are added by row.
@@ -66,12 +77,8 @@ impl<'a> RowPass<'a> {
         config: &ModelConfig,
         qkv: &Tensor,
     ) -> Result<Tensor, ModelError> {
-        Ok(attend_rows(
-            self.table,
-            layer as i64,
-            qkv,
-            attention_shape(config, layer),
-        )?)
+        let shape = attention_shape(config, layer);
+        Ok(attend_rows(self.table, layer as i64, self.served, qkv, shape)?)
     }
 
     /// Adds to the product `y` of `x` what each row's adapter adds.

@@ -127,13 +127,10 @@ impl CausalLm {
             let x = self.embed(&layout.tokens, &lora)?;
             let with_adapters = merged.is_none() && adapters_fit(layout.rows(), sequences);
             let mut table = self.step_table(&layout)?;
-            let table = match &mut table {
-                Some(table) => {
-                    Some(table.fill(&self.step_rows(sequences, &layout.starts, with_adapters)?)?)
-                }
-                None => None,
-            };
-            let by_row = table.as_ref().map(RowPass::new);
+            let rows = |_: &_| self.step_rows(sequences, &layout.starts, with_adapters);
+            let rows = table.as_ref().map(rows).transpose()?.unwrap_or_default();
+            let filled = table.as_mut().map(|table| table.fill(&rows)).transpose()?;
+            let by_row = filled.as_ref().map(RowPass::new);
             ServingPass::new(self, places, attention, lora, by_row, merged)?.run(x)?
         } else {
             let mut pass = self.pass(places, &mut attention, lora)?;
@@ -151,8 +148,9 @@ impl CausalLm {
 
     /// Room for what the rows belong to, where the device has kernels that read it.
     fn step_table(&self, layout: &StepLayout) -> Result<Option<StepTable>, ModelError> {
-        let has_kernels = self.served.has_row_kernels(self.device);
-        let table = has_kernels.then(|| StepTable::new(&self.served, layout.rows(), self.device));
+        let table = self
+            .has_row_kernels()
+            .then(|| StepTable::new(&self.served, layout.rows(), self.device));
         Ok(table.transpose()?)
     }
 

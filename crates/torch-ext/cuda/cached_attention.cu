@@ -1,5 +1,6 @@
-// Attention of a step's rows over the caches of their sequences. A row's cache and position are read from the device's
-// memory, so that a captured graph finds other ones there at each step. A row without a cache is left alone.
+// Attention of a step's rows over the caches of their sequences. Which rows there are, their caches and positions are read
+// from the device's memory, so that a captured graph finds other ones there at each step. `served` lists rows; one without a
+// cache among them is padding.
 
 // A cache: [layers, 2, kv_heads, capacity, columns], keys before values.
 template <typename T>
@@ -9,9 +10,9 @@ __device__ inline T *keys_of(i64 cache, i64 layer, i64 kv_heads, i64 capacity, i
 
 // Stores a row's keys and values: one block for each row.
 template <typename T>
-__device__ void keep_row(i64 heads, i64 kv_heads, i64 columns, i64 layer, const T *qkv, i64 qkv_stride,
+__device__ void keep_row(i64 heads, i64 kv_heads, i64 columns, i64 layer, const T *qkv, i64 qkv_stride, const i64 *served,
                          const i64 *positions, const i64 *caches, const i64 *capacities) {
-    const i64 row = blockIdx.x, capacity = capacities[row];
+    const i64 row = served[blockIdx.x], capacity = capacities[row];
     if (!caches[row]) {
         return;
     }
@@ -123,9 +124,9 @@ __device__ void attend_any_width(i64 columns, const T *query, const T *keys, con
 // a short one, so that a row's sums do not depend on the other rows.
 template <typename T>
 __device__ void attend_rows(i64 heads, i64 kv_heads, i64 columns, i64 layer, const T *qkv, i64 qkv_stride,
-                            const i64 *positions, const i64 *caches, const i64 *capacities, float scale, i64 window,
-                            float cap, float *parts) {
-    const i64 groups = (heads + 3) / 4, row = blockIdx.x / groups;
+                            const i64 *served, const i64 *positions, const i64 *caches, const i64 *capacities,
+                            float scale, i64 window, float cap, float *parts) {
+    const i64 groups = (heads + 3) / 4, place = blockIdx.x / groups, row = served[place];
     const i64 head = blockIdx.x % groups * 4 + threadIdx.x / 32;
     if (!caches[row] || head >= heads) {
         return;
@@ -137,14 +138,14 @@ __device__ void attend_rows(i64 heads, i64 kv_heads, i64 columns, i64 layer, con
     const T *own = keys + head / (heads / kv_heads) * capacities[row] * columns;
     attend_any_width(columns, qkv + row * qkv_stride + head * columns, own,
                      own + kv_heads * capacities[row] * columns, from, to, scale, cap,
-                     parts + ((row * heads + head) * gridDim.y + blockIdx.y) * (columns + 2));
+                     parts + ((place * heads + head) * gridDim.y + blockIdx.y) * (columns + 2));
 }
 
 // Joins the parts of a row and head: one block for each. A row without a cache gets zeros.
 template <typename T>
-__device__ void join_parts(i64 heads, i64 columns, i64 count, const float *parts, const i64 *caches, T *out,
-                           i64 out_stride) {
-    const i64 row = blockIdx.x / heads, head = blockIdx.x % heads;
+__device__ void join_parts(i64 heads, i64 columns, i64 count, const float *parts, const i64 *served, const i64 *caches,
+                           T *out, i64 out_stride) {
+    const i64 row = served[blockIdx.x / heads], head = blockIdx.x % heads;
     const float *own = parts + blockIdx.x * count * (columns + 2);
     T *to = out + row * out_stride + head * columns;
     const bool is_there = caches[row];
@@ -166,20 +167,20 @@ __device__ void join_parts(i64 heads, i64 columns, i64 count, const float *parts
 
 #define DEFINE(T, name)                                                                                                \
     extern "C" __global__ void keep_row_##name(i64 heads, i64 kv_heads, i64 columns, i64 layer, const T *qkv,          \
-                                               i64 qkv_stride, const i64 *positions, const i64 *caches,                \
-                                               const i64 *capacities) {                                                \
-        keep_row(heads, kv_heads, columns, layer, qkv, qkv_stride, positions, caches, capacities);                     \
+                                               i64 qkv_stride, const i64 *served, const i64 *positions,                \
+                                               const i64 *caches, const i64 *capacities) {                             \
+        keep_row(heads, kv_heads, columns, layer, qkv, qkv_stride, served, positions, caches, capacities);             \
     }                                                                                                                  \
     extern "C" __global__ void attend_rows_##name(i64 heads, i64 kv_heads, i64 columns, i64 layer, const T *qkv,       \
-                                                  i64 qkv_stride, const i64 *positions, const i64 *caches,             \
-                                                  const i64 *capacities, float scale, i64 window, float cap,           \
-                                                  float *parts) {                                                      \
-        attend_rows(heads, kv_heads, columns, layer, qkv, qkv_stride, positions, caches, capacities, scale, window,    \
-                    cap, parts);                                                                                       \
+                                                  i64 qkv_stride, const i64 *served, const i64 *positions,             \
+                                                  const i64 *caches, const i64 *capacities, float scale, i64 window,   \
+                                                  float cap, float *parts) {                                           \
+        attend_rows(heads, kv_heads, columns, layer, qkv, qkv_stride, served, positions, caches, capacities, scale,    \
+                    window, cap, parts);                                                                               \
     }                                                                                                                  \
     extern "C" __global__ void join_parts_##name(i64 heads, i64 columns, i64 count, const float *parts,                \
-                                                 const i64 *caches, T *out, i64 out_stride) {                          \
-        join_parts(heads, columns, count, parts, caches, out, out_stride);                                             \
+                                                 const i64 *served, const i64 *caches, T *out, i64 out_stride) {       \
+        join_parts(heads, columns, count, parts, served, caches, out, out_stride);                                     \
     }
 DEFINE(float, float32)
 DEFINE(bf16, bfloat16)

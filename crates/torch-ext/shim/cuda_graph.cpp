@@ -28,27 +28,58 @@ template <typename F> F symbol(const char *name) {
     return function;
 }
 
+// The methods of at::cuda::CUDAGraph: functions whose first argument is the object.
+struct Methods {
+    void (*construct)(void *, bool);
+    void (*destroy)(void *);
+    void (*begin)(void *, Pool, int);
+    void (*end)(void *);
+    void (*replay)(void *);
+
+    static const Methods &found() {
+        static const Methods methods{
+            symbol<void (*)(void *, bool)>("_ZN2at4cuda9CUDAGraphC1Eb"),
+            symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraphD1Ev"),
+            symbol<void (*)(void *, Pool, int)>(
+                "_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode"),
+            symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph11capture_endEv"),
+            symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph6replayEv"),
+        };
+        return methods;
+    }
+};
+
 // at::cuda::CUDAGraph, in more room than it takes.
 class Graph {
   public:
-    Graph() { symbol<void (*)(void *, bool)>("_ZN2at4cuda9CUDAGraphC1Eb")(room, false); }
-    ~Graph() { symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraphD1Ev")(room); }
+    Graph() : methods(Methods::found()) { methods.construct(room, false); }
+    ~Graph() { methods.destroy(room); }
     Graph(const Graph &) = delete;
     Graph &operator=(const Graph &) = delete;
 
-    void begin(Pool pool) {
-        symbol<void (*)(void *, Pool, int)>(
-            "_ZN2at4cuda9CUDAGraph13capture_beginESt4pairIyyE21cudaStreamCaptureMode")(room, pool, thread_local_mode);
-    }
-    void end() { symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph11capture_endEv")(room); }
-    void replay() { symbol<void (*)(void *)>("_ZN2at4cuda9CUDAGraph6replayEv")(room); }
+    void begin(Pool pool) { methods.begin(room, pool, thread_local_mode); }
+    void end() { methods.end(room); }
+    void replay() { methods.replay(room); }
 
   private:
+    const Methods &methods;
     alignas(64) char room[1024];
 };
 
 c10::impl::VirtualGuardImpl cuda() { return c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA); }
 c10::Device device_of(int ordinal) { return {c10::DeviceType::CUDA, static_cast<c10::DeviceIndex>(ordinal)}; }
+
+void write(c10::Stream stream, std::int64_t *numbers) {
+    const auto packed = stream.pack3();
+    numbers[0] = packed.stream_id;
+    numbers[1] = packed.device_index;
+    numbers[2] = static_cast<std::int64_t>(packed.device_type);
+}
+
+c10::Stream read(const std::int64_t *numbers) {
+    return c10::Stream::unpack3(numbers[0], static_cast<c10::DeviceIndex>(numbers[1]),
+                                static_cast<c10::DeviceType>(numbers[2]));
+}
 
 } // namespace
 
@@ -60,24 +91,28 @@ int tunesmith_cuda_stream(int device, void **handle, char *text, std::size_t cap
                    [&] { *handle = cuda().getStreamNativeHandle(cuda().getStream(device_of(device))); });
 }
 
-// From here on this thread's work on a device goes to another stream, after all that was given to the device before.
-// before: three numbers for tunesmith_cuda_stream_back.
-int tunesmith_cuda_stream_aside(int device, std::int64_t *before, char *text, std::size_t capacity) {
+// A stream beside the default one, in three numbers.
+int tunesmith_cuda_side_stream(int device, std::int64_t *stream, char *text, std::size_t capacity) {
+    return guarded({text, capacity}, [&] { write(cuda().getStreamFromGlobalPool(device_of(device)), stream); });
+}
+
+// From here on this thread works on the stream's device, and there on that stream. before: the stream and the device that
+// were, in four numbers.
+int tunesmith_cuda_stream_enter(const std::int64_t *stream, std::int64_t *before, char *text, std::size_t capacity) {
     return guarded({text, capacity}, [&] {
         const auto guard = cuda();
-        guard.synchronizeDevice(static_cast<c10::DeviceIndex>(device));
-        const auto old = guard.exchangeStream(guard.getStreamFromGlobalPool(device_of(device)));
-        const auto packed = old.pack3();
-        before[0] = packed.stream_id;
-        before[1] = packed.device_index;
-        before[2] = static_cast<std::int64_t>(packed.device_type);
+        const c10::Stream side = read(stream);
+        // Both, since a graph is recorded on the present stream of the present device.
+        before[3] = guard.exchangeDevice(side.device()).index();
+        write(guard.exchangeStream(side), before);
     });
 }
 
-int tunesmith_cuda_stream_back(const std::int64_t *before, char *text, std::size_t capacity) {
+int tunesmith_cuda_stream_leave(const std::int64_t *before, char *text, std::size_t capacity) {
     return guarded({text, capacity}, [&] {
-        cuda().exchangeStream(c10::Stream::unpack3(before[0], static_cast<c10::DeviceIndex>(before[1]),
-                                                   static_cast<c10::DeviceType>(before[2])));
+        const auto guard = cuda();
+        guard.exchangeStream(read(before));
+        guard.setDevice(device_of(static_cast<int>(before[3])));
     });
 }
 

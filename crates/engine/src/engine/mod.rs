@@ -66,6 +66,8 @@ pub struct EngineSettings {
     pub kv_cache_bytes: usize,
     /// Most bytes of base weights with an adapter folded in.
     pub merged_bytes: usize,
+    /// Whether steps on a GPU may be recorded as CUDA graphs.
+    pub has_cuda_graphs: bool,
 }
 
 /// Why an engine does not start.
@@ -162,9 +164,8 @@ impl Engine {
                     Ok(model) => {
                         let config = model.config().clone();
                         let budget = budget(&settings, &config);
-                        let (places, merged) = (settings.max_sequences, settings.merged_bytes);
                         let mut scheduler =
-                            Scheduler::new(model, tokenizer, metrics, adapters, places, budget, merged);
+                            Scheduler::new(model, tokenizer, metrics, adapters, budget, &settings);
                         scheduler.record_ahead();
                         let _ = loaded.send(Ok(config));
                         scheduler.run(inbox);

@@ -14,7 +14,7 @@ use tunesmith_dataset::TextTokenizer;
 use tunesmith_model::{Adapter, CausalLm, DecodeGraphs, ModelError, RopeScaling, RopeSettings, SequenceStep};
 
 use super::{
-    Command,
+    Command, EngineSettings,
     memory::{KvBudget, PrefixCache},
     merging::FastPath,
     sequence::{Outcome, Sequence},
@@ -74,25 +74,29 @@ impl Scheduler {
         tokenizer: Arc<TextTokenizer>,
         metrics: Arc<Metrics>,
         registry: Arc<AdapterRegistry>,
-        max_sequences: usize,
         budget: KvBudget,
-        merged_bytes: usize,
+        settings: &EngineSettings,
     ) -> Self {
         // The keys of a longrope model depend on how long its sequence became.
         let ropes = &model.config().ropes;
         let is_stable = |rope: &RopeSettings| !matches!(rope.scaling, RopeScaling::LongRope { .. });
         let prefixes = PrefixCache::new(budget, ropes.iter().all(is_stable));
         let (adapters, waiting, active) = (Vec::new(), VecDeque::new(), Vec::new());
+        let graphs = if settings.has_cuda_graphs {
+            DecodeGraphs::new(&model)
+        } else {
+            DecodeGraphs::off(&model)
+        };
         Self {
-            graphs: DecodeGraphs::new(&model),
+            graphs,
             model,
             tokenizer,
             metrics,
             registry,
-            max_sequences,
+            max_sequences: settings.max_sequences,
             budget,
             prefixes,
-            fast_path: FastPath::new(merged_bytes),
+            fast_path: FastPath::new(settings.merged_bytes),
             adapters,
             waiting,
             active,
@@ -135,9 +139,10 @@ impl Scheduler {
 
     fn report_refusal(&mut self) {
         if let Some(reason) = self.graphs.take_refusal() {
-            tracing::warn!(
+            tracing::error!(
                 reason,
-                "steps are not recorded as CUDA graphs, which makes them slower"
+                "CUDA refused to record a step as a graph: each kernel is launched by itself from now on, and memory that \
+                 runs short may not be given back; start the engine with --no-cuda-graphs"
             );
         }
     }

@@ -27,11 +27,13 @@ const EmulatedKernel emulated_kernels[] = {
 
 } // namespace
 
-// Runs a kernel to its end; 1 where there is none of that name. Not for two threads at once.
+// Runs a kernel to its end; 1 where there is none of that name, or a device would refuse the sizes. Not for two threads at
+// once.
 extern "C" int tunesmith_emulate(const char *name, unsigned grid_x, unsigned grid_y, unsigned block,
                                  const std::uint64_t *slots) {
+    const bool is_possible = grid_y < 65536 && block <= 1024;
     for (const auto &kernel : emulated_kernels) {
-        if (std::strcmp(kernel.name, name) != 0) {
+        if (std::strcmp(kernel.name, name) != 0 || !is_possible) {
             continue;
         }
         gridDim = {grid_x, grid_y, 1};

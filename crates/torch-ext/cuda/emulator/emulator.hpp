@@ -1,12 +1,15 @@
 // CUDA C on the processor: a block's threads are coroutines that take turns between points where they wait for each
-// other, and blocks run one after the other. For tests of the kernels on machines without a GPU; it shows what they
-// compute, not how fast, and no races between blocks.
+// other, and blocks run one after the other. For tests of the kernels on machines without a GPU. It shows what they compute,
+// and stops where threads that must meet do not; not how fast they are, nor races, nor memory of a block that is read before
+// it is written.
 #pragma once
 
 #include <ucontext.h>
 
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -48,10 +51,11 @@ class EmulatedBlock {
                     turn(i);
                 }
             }
-            if (!has_moved) {
-                // All that are left have met.
-                for (auto &thread : all) {
-                    thread->waits_for_block = false;
+            if (is_left && !has_moved) {
+                // All have met.
+                for (unsigned i = 0; i < threads; ++i) {
+                    expect(!all[i]->has_ended, "a thread left before the others met");
+                    all[i]->waits_for_block = false;
                 }
             }
         }
@@ -66,9 +70,11 @@ class EmulatedBlock {
     // be one exchange ahead of its neighbour.
     template <typename T> T exchange(T value, unsigned other) {
         static_assert(sizeof(T) <= sizeof(std::uint64_t));
-        const unsigned slot = all[current]->exchanges++ % 2;
+        const unsigned number = all[current]->exchanges++, slot = number % 2;
         std::memcpy(&all[current]->slots[slot], &value, sizeof value);
         yield();
+        const unsigned theirs = all[other]->exchanges;
+        expect(theirs == number + 1 || theirs == number + 2, "lanes of a warp are at other exchanges");
         T received;
         std::memcpy(&received, &all[other]->slots[slot], sizeof received);
         return received;
@@ -96,6 +102,13 @@ class EmulatedBlock {
             makecontext(&context, &EmulatedBlock::enter, 0);
         }
     };
+
+    static void expect(bool holds, const char *otherwise) {
+        if (!holds) {
+            std::fprintf(stderr, "emulated kernel: %s\n", otherwise);
+            std::abort();
+        }
+    }
 
     static void enter() {
         (*running->kernel)();

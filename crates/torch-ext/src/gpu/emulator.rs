@@ -52,7 +52,7 @@ pub(super) unsafe fn launch(name: &CStr, grid: [u32; 2], block: u32, slots: &[u6
     if code == 0 {
         Ok(())
     } else {
-        Err(GpuError::Earlier(format!("the emulator does not know {name:?}")))
+        Err(GpuError::Earlier(format!("the emulator refuses {name:?}")))
     }
 }
 

@@ -8,13 +8,19 @@ use super::{GpuError, ordinal};
 use crate::shim::{ShimError, guarded};
 
 unsafe extern "C" {
-    fn tunesmith_cuda_stream_aside(
+    fn tunesmith_cuda_side_stream(
         device: c_int,
+        stream: *mut i64,
+        text: *mut c_char,
+        capacity: usize,
+    ) -> c_int;
+    fn tunesmith_cuda_stream_enter(
+        stream: *const i64,
         before: *mut i64,
         text: *mut c_char,
         capacity: usize,
     ) -> c_int;
-    fn tunesmith_cuda_stream_back(before: *const i64, text: *mut c_char, capacity: usize) -> c_int;
+    fn tunesmith_cuda_stream_leave(before: *const i64, text: *mut c_char, capacity: usize) -> c_int;
     fn tunesmith_cuda_wait(device: c_int, text: *mut c_char, capacity: usize) -> c_int;
     fn tunesmith_cuda_graph_pool(pool: *mut u64, text: *mut c_char, capacity: usize) -> c_int;
     fn tunesmith_cuda_graph_begin(
@@ -28,11 +34,13 @@ unsafe extern "C" {
     fn tunesmith_cuda_graph_free(graph: *mut c_void, text: *mut c_char, capacity: usize) -> c_int;
 }
 
-/// Memory for the tensors inside graphs, which those share that never run at the same time.
+/// Memory for the tensors inside graphs, which those share that never run at the same time, and the stream on which they
+/// are recorded.
 #[derive(Debug)]
 pub struct GraphMemory {
     ordinal: c_int,
     pool: [u64; 2],
+    stream: [i64; 3],
 }
 
 impl GraphMemory {
@@ -43,7 +51,16 @@ impl GraphMemory {
         let mut pool = [0; 2];
         // SAFETY: fills the two live numbers.
         guarded(|text, capacity| unsafe { tunesmith_cuda_graph_pool(pool.as_mut_ptr(), text, capacity) })?;
-        Ok(Self { ordinal, pool })
+        let mut stream = [0; 3];
+        // SAFETY: fills the three live numbers.
+        guarded(|text, capacity| unsafe {
+            tunesmith_cuda_side_stream(ordinal, stream.as_mut_ptr(), text, capacity)
+        })?;
+        Ok(Self {
+            ordinal,
+            pool,
+            stream,
+        })
     }
 }
 
@@ -65,15 +82,18 @@ impl Drop for CudaGraph {
 
 /// This thread's work on a device goes to another stream while it lives: the default one cannot be recorded.
 struct Aside {
-    before: [i64; 3],
+    /// The stream and the device that were.
+    before: [i64; 4],
 }
 
 impl Aside {
-    fn new(ordinal: c_int) -> Result<Self, ShimError> {
-        let mut before = [0; 3];
-        // SAFETY: fills the three live numbers.
+    /// Behind all that was given to the device before.
+    fn new(memory: &GraphMemory) -> Result<Self, ShimError> {
+        wait(memory)?;
+        let mut before = [0; 4];
+        // SAFETY: reads three live numbers of the shim's, fills the four.
         guarded(|text, capacity| unsafe {
-            tunesmith_cuda_stream_aside(ordinal, before.as_mut_ptr(), text, capacity)
+            tunesmith_cuda_stream_enter(memory.stream.as_ptr(), before.as_mut_ptr(), text, capacity)
         })?;
         Ok(Self { before })
     }
@@ -83,8 +103,41 @@ impl Drop for Aside {
     fn drop(&mut self) {
         // SAFETY: the numbers are those that the shim wrote.
         let _ = guarded(|text, capacity| unsafe {
-            tunesmith_cuda_stream_back(self.before.as_ptr(), text, capacity)
+            tunesmith_cuda_stream_leave(self.before.as_ptr(), text, capacity)
         });
+    }
+}
+
+/// Until the device has done all that it was given.
+fn wait(memory: &GraphMemory) -> Result<(), ShimError> {
+    // SAFETY: no addresses but the message's.
+    guarded(|text, capacity| unsafe { tunesmith_cuda_wait(memory.ordinal, text, capacity) })
+}
+
+/// A recording that has begun. It ends on every way out, so that the stream can be used again.
+struct Recording(Option<CudaGraph>);
+
+impl Recording {
+    fn begin(memory: &GraphMemory) -> Result<Self, ShimError> {
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: reads two live numbers, fills one live address.
+        guarded(|text, capacity| unsafe {
+            tunesmith_cuda_graph_begin(memory.pool.as_ptr(), &raw mut graph, text, capacity)
+        })?;
+        Ok(Self(Some(CudaGraph { graph })))
+    }
+
+    fn end(mut self) -> Result<CudaGraph, ShimError> {
+        let graph = self.0.take().expect("invariant: a recording ends once");
+        graph.end().map(|()| graph)
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if let Some(graph) = &self.0 {
+            let _ = graph.end();
+        }
     }
 }
 
@@ -102,26 +155,17 @@ impl CudaGraph {
         E: From<GpuError>,
     {
         let failed = |error: ShimError| E::from(GpuError::from(error));
-        let _aside = Aside::new(memory.ordinal).map_err(failed)?;
+        let _aside = Aside::new(memory).map_err(failed)?;
         drop(body()?);
-        // SAFETY: no addresses but the message's.
-        guarded(|text, capacity| unsafe { tunesmith_cuda_wait(memory.ordinal, text, capacity) })
-            .map_err(failed)?;
-        let mut graph = std::ptr::null_mut();
-        // SAFETY: reads two live numbers, fills one live address.
-        guarded(|text, capacity| unsafe {
-            tunesmith_cuda_graph_begin(memory.pool.as_ptr(), &raw mut graph, text, capacity)
-        })
-        .map_err(failed)?;
-        let graph = Self { graph };
-        let result = body();
-        // Ended on every way out, so that the stream can be used again.
-        // SAFETY: the graph was begun above, on this thread and stream.
-        let ended =
-            guarded(|text, capacity| unsafe { tunesmith_cuda_graph_end(graph.graph, text, capacity) });
-        let result = result?;
-        ended.map_err(failed)?;
-        Ok((graph, result))
+        wait(memory).map_err(failed)?;
+        let recording = Recording::begin(memory).map_err(failed)?;
+        let result = body()?;
+        Ok((recording.end().map_err(failed)?, result))
+    }
+
+    fn end(&self) -> Result<(), ShimError> {
+        // SAFETY: the graph was begun on this thread and stream, and has not ended.
+        guarded(|text, capacity| unsafe { tunesmith_cuda_graph_end(self.graph, text, capacity) })
     }
 
     /// Starts the recorded work on the stream where LibTorch works, and returns before it is done.

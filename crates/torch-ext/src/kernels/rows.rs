@@ -7,7 +7,6 @@ use tch::{Kind, Tensor};
 use super::attention::AttentionShape;
 use super::checks::{Engine, KernelError, Matrix, equal, refuse};
 use super::step_table::FilledTable;
-use super::table::Element;
 use crate::gpu::kernels::{self, Kernels};
 
 /// Parts into which a row's keys are cut, so that one sequence keeps the device busy. The same for every row: its sums do
@@ -38,16 +37,18 @@ fn ready(
 }
 
 /// Stores each row's key and value in its sequence's cache of `layer`, then writes `softmax(scale · q kᵀ) v` over the cache
-/// up to that row's position to the same row of `out`. Rows of one sequence may come together: all are stored first. Rows
-/// without a cache get zeros.
+/// up to that row's position to the same row of the result. Rows of one sequence may come together: all are stored first.
 ///
-/// `qkv: [rows, (heads + 2 kv_heads) · head_dim]`, rotated and packed; the result is `[rows, heads · head_dim]`.
+/// `qkv: [rows, (heads + 2 kv_heads) · head_dim]`, rotated and packed; the result is `[rows, heads · head_dim]`. `served`: for
+/// how many of the rows there is room, at least those that have a cache; of the others as many get zeros as it is more, and
+/// the rest is left as it is. It is the same for all replays of a graph.
 ///
 /// # Errors
 /// The sizes, types or devices do not fit, or the device has no such kernels.
 pub fn attend_rows(
     table: &FilledTable<'_>,
     layer: i64,
+    served: i64,
     qkv: &Tensor,
     shape: AttentionShape,
 ) -> Result<Tensor, KernelError> {
@@ -60,7 +61,11 @@ pub fn attend_rows(
     equal(NAME, "the layer is of this model", i64::from(is_of_model), 1)?;
     let heads = shape.heads + 2 * shape.kv_heads;
     equal(NAME, "columns of qkv", input.columns, heads * columns)?;
-    let (positions, caches, capacities) = (table.positions()?, table.caches()?, table.capacities()?);
+    let has_room = (table.served()..=input.rows).contains(&served);
+    equal(NAME, "the served rows have room", i64::from(has_room), 1)?;
+    let out = Tensor::f_empty([input.rows, shape.heads * columns], (qkv.f_kind()?, qkv.device()))?;
+    let (rows, positions) = (table.served_rows()?, table.positions()?);
+    let (caches, capacities) = (table.caches()?, table.capacities()?);
     let place = [
         shape.heads.into(),
         shape.kv_heads.into(),
@@ -68,6 +73,7 @@ pub fn attend_rows(
         layer.into(),
         input.place.into(),
         input.stride.into(),
+        rows.data_ptr().into(),
         positions.data_ptr().into(),
         caches.data_ptr().into(),
         capacities.data_ptr().into(),
@@ -75,8 +81,8 @@ pub fn attend_rows(
     let name = input.pick(kernels::KEEP_ROW_FLOAT32, kernels::KEEP_ROW_BFLOAT16);
     // SAFETY: qkv is a live tensor of the size that the kernel asks for; the table's caches are alive, of the layers, heads
     // and width given, and have room for each row's position.
-    unsafe { kernels.launch(name, [input.rows, 1], THREADS, &place)? };
-    let size = input.rows * shape.heads * PARTS * (columns + 2);
+    unsafe { kernels.launch(name, [served, 1], THREADS, &place)? };
+    let size = served * shape.heads * PARTS * (columns + 2);
     let parts = Tensor::f_empty([size], (Kind::Float, qkv.device()))?;
     let rules = [
         (shape.scale as f32).into(),
@@ -85,38 +91,22 @@ pub fn attend_rows(
         parts.data_ptr().into(),
     ];
     let name = input.pick(kernels::ATTEND_ROWS_FLOAT32, kernels::ATTEND_ROWS_BFLOAT16);
-    let grid = [input.rows * ((shape.heads + WARPS - 1) / WARPS), PARTS];
-    // SAFETY: as above, and each row, head and part has its place in `parts`.
+    let grid = [served * ((shape.heads + WARPS - 1) / WARPS), PARTS];
+    // SAFETY: as above, and each served row, head and part has its place in `parts`.
     unsafe { kernels.launch(name, grid, THREADS, &[&place[..], &rules[..]].concat())? };
-    join_parts(kernels, input, shape, &parts, &caches)
-}
-
-/// `[rows, heads · head_dim]` of the type of `input`, from the parts of each row and head.
-fn join_parts(
-    kernels: &Kernels,
-    input: Matrix,
-    shape: AttentionShape,
-    parts: &Tensor,
-    caches: &Tensor,
-) -> Result<Tensor, KernelError> {
-    let width = shape.heads * shape.head_dim;
-    let kind = match input.element {
-        Element::Float32 => Kind::Float,
-        Element::Bfloat16 => Kind::BFloat16,
-    };
-    let out = Tensor::f_empty([input.rows, width], (kind, input.device))?;
     let arguments = [
         shape.heads.into(),
-        shape.head_dim.into(),
+        columns.into(),
         PARTS.into(),
         parts.data_ptr().into(),
+        rows.data_ptr().into(),
         caches.data_ptr().into(),
         out.data_ptr().into(),
-        width.into(),
+        (shape.heads * columns).into(),
     ];
     let name = input.pick(kernels::JOIN_PARTS_FLOAT32, kernels::JOIN_PARTS_BFLOAT16);
     // SAFETY: `parts` was written by the kernel before for these rows and heads, and `out` has a place for each.
-    unsafe { kernels.launch(name, [input.rows * shape.heads, 1], THREADS, &arguments)? };
+    unsafe { kernels.launch(name, [served * shape.heads, 1], THREADS, &arguments)? };
     Ok(out)
 }
 

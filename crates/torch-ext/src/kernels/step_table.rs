@@ -156,6 +156,7 @@ pub struct StepTable {
 pub struct FilledTable<'a> {
     table: &'a StepTable,
     rank: i64,
+    served: i64,
 }
 
 /// What the table holds of each row.
@@ -167,9 +168,11 @@ enum Column {
     Caches,
     Capacities,
     Adapters,
+    /// Not of a row: the rows that have a cache, in their order, then the others.
+    Served,
 }
 
-const COLUMNS: usize = 6;
+const COLUMNS: usize = 7;
 
 impl StepTable {
     /// # Errors
@@ -213,10 +216,19 @@ impl StepTable {
                 rank = rank.max(adapter.rank);
             }
         }
+        let has_cache = |place: &usize| rows.get(*place).is_some_and(|row| row.cache.is_some());
+        let (served, others): (Vec<_>, Vec<_>) = (0..room).partition(has_cache);
+        for (slot, place) in served.iter().chain(&others).enumerate() {
+            numbers[Column::Served as usize * room + slot] = *place as i64;
+        }
         let size = [COLUMNS as i64, self.rows];
         self.places
             .f_copy_(&Tensor::f_from_slice(&numbers)?.f_view(size)?)?;
-        Ok(FilledTable { table: self, rank })
+        Ok(FilledTable {
+            table: self,
+            rank,
+            served: served.len() as i64,
+        })
     }
 
     /// Room of a cache, once it is known to fit.
@@ -248,6 +260,12 @@ impl FilledTable<'_> {
         self.rank
     }
 
+    /// How many rows have a cache.
+    #[must_use]
+    pub fn served(&self) -> i64 {
+        self.served
+    }
+
     pub(super) fn shape(&self) -> &ServedShape {
         &self.table.shape
     }
@@ -274,6 +292,10 @@ impl FilledTable<'_> {
     /// LibTorch refused.
     pub fn lengths(&self) -> Result<Tensor, KernelError> {
         self.column(Column::Lengths)
+    }
+
+    pub(super) fn served_rows(&self) -> Result<Tensor, KernelError> {
+        self.column(Column::Served)
     }
 
     pub(super) fn caches(&self) -> Result<Tensor, KernelError> {
