@@ -1,7 +1,7 @@
 //! The inference endpoints. They expect a [`Principal`] among the request's extensions, put there by the API's
 //! authentication layer.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json,
@@ -32,6 +32,10 @@ use crate::{
 /// Largest body of an inference request, in bytes.
 const MAX_BODY: usize = 16 * 1024 * 1024;
 
+/// How long a connection to a replica is kept without requests. vLLM closes them after five seconds, and a request that
+/// crosses the closing is lost: just as often as replicas are looked at.
+const IDLE_CONNECTION: Duration = Duration::from_secs(3);
+
 /// State of the inference endpoints.
 #[derive(Debug, Clone)]
 pub struct Gateway {
@@ -56,10 +60,7 @@ impl Gateway {
     ) -> Result<(Self, Reconciler), reqwest::Error> {
         let wake = Arc::new(Notify::new());
         source.set_wake(&wake);
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .read_timeout(settings.read_timeout)
-            .build()?;
+        let http = http_client(settings.read_timeout)?;
         let (mirrors, mirror_queue) = shadow::queue();
         let gateway = Self {
             catalogue: Catalogue::new(store.clone()),
@@ -87,6 +88,15 @@ impl Gateway {
         };
         Ok((gateway, Reconciler::new(context, companions, wake)))
     }
+}
+
+/// The client of all replicas.
+fn http_client(read_timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .read_timeout(read_timeout)
+        .pool_idle_timeout(IDLE_CONNECTION)
+        .build()
 }
 
 /// The routes, for the API to put behind its authentication.
@@ -244,4 +254,43 @@ async fn get_model(
         .find(|model| model.id == name)
         .map(Json)
         .ok_or(GatewayError::ModelNotFound(name))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_the_replica_may_be_closing_is_not_used() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connections);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(async move {
+                    let mut request = [0; 1024];
+                    while stream.read(&mut request).await.unwrap() > 0 {
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                        stream.write_all(answer).await.unwrap();
+                    }
+                });
+            }
+        });
+        let client = http_client(Duration::from_secs(5)).unwrap();
+        for (pause, expected) in [(0, 1), (100, 1), (3_100, 2)] {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            client.get(&url).send().await.unwrap();
+            assert_eq!(connections.load(Ordering::Relaxed), expected);
+        }
+    }
 }
