@@ -24,6 +24,7 @@ mod lora_metrics;
 mod metering;
 mod models;
 mod observe;
+mod plain_adapter;
 mod probe;
 mod proxy;
 mod reconcile_base;

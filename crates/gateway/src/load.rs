@@ -6,13 +6,13 @@ use std::{
 };
 
 use tokio::sync::OwnedSemaphorePermit;
-use tunesmith_store::adapters::AdapterVersion;
+use tunesmith_store::{adapters::AdapterVersion, replicas::ReplicaKind};
 use tunesmith_types::names::Sha256Digest;
 
 use crate::{
     board::{Board, Present},
     catalogue::engine_name,
-    observe,
+    observe, plain_adapter,
     probe::{self, ProbeError},
     reconcile_base::Context,
     replica::{ModelCard, ReplicaClient, ReplicaError},
@@ -159,8 +159,12 @@ impl Bringing {
     }
 
     async fn bring(&self) -> Result<(), LoadError> {
-        let folder = adapter_folder(&self.context.settings.cache_dir, &self.version.digest);
-        staging::stage(&self.context.blobs, &self.version.files, &folder).await?;
+        let staged = adapter_folder(&self.context.settings.cache_dir, &self.version.digest);
+        staging::stage(&self.context.blobs, &self.version.files, &staged).await?;
+        let folder = match self.replica.place.kind {
+            ReplicaKind::Vllm => plain_adapter::folder(&staged).await?,
+            ReplicaKind::Engine => staged,
+        };
         self.advance(Phase::Staged);
         self.load_in_turn(&folder).await?;
         self.advance(Phase::Probing);

@@ -36,6 +36,8 @@ pub(crate) enum StagingError {
     Key(#[from] InvalidKey),
     #[error("a row names a digest that is none")]
     Digest(#[from] DigestError),
+    #[error("the adapter cannot be brought into the form that the replica reads: {0}")]
+    Form(String),
 }
 
 impl StagingError {
@@ -49,7 +51,7 @@ impl StagingError {
                     BlobError::NotFound { .. } | BlobError::DigestMismatch { .. }
                 )
             }
-            Self::Name(_) | Self::Key(_) | Self::Digest(_) => true,
+            Self::Name(_) | Self::Key(_) | Self::Digest(_) | Self::Form(_) => true,
         }
     }
 }
@@ -65,7 +67,7 @@ pub(crate) async fn stage(blobs: &Blobs, files: &[StoredFile], folder: &Path) ->
         .await
         .map_err(failed("create", &partial))?;
     let result = match fill(blobs, files, &partial).await {
-        Ok(()) => publish(files, &partial, folder).await,
+        Ok(()) => publish(files.iter().map(|file| file.name.as_str()), &partial, folder).await,
         Err(error) => Err(error),
     };
     let Err(error) = result else { return Ok(()) };
@@ -91,9 +93,13 @@ async fn is_whole(files: &[StoredFile], folder: &Path) -> bool {
 }
 
 /// Makes the filled folder read-only and gives it its name, in place of a damaged one.
-async fn publish(files: &[StoredFile], partial: &Path, folder: &Path) -> Result<(), StagingError> {
-    for file in files {
-        let path = partial.join(&file.name);
+pub(crate) async fn publish(
+    names: impl Iterator<Item = &str>,
+    partial: &Path,
+    folder: &Path,
+) -> Result<(), StagingError> {
+    for name in names {
+        let path = partial.join(name);
         let read_only = Permissions::from_mode(0o444);
         fs::set_permissions(&path, read_only)
             .await
@@ -139,7 +145,7 @@ async fn fill(blobs: &Blobs, files: &[StoredFile], folder: &Path) -> Result<(), 
     directory.sync_all().await.map_err(failed("write", folder))
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StagingError {
+pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StagingError {
     move |source| StagingError::File {
         action,
         path: path.to_owned(),

@@ -158,14 +158,36 @@ impl Bench {
 
     /// The same, with the answers that an adapter filled with `probed` gives.
     pub(crate) async fn publish_probed(&self, adapter: &str, fill: u8, probed: u8) -> AdapterVersionId {
+        self.publish_scaled(adapter, fill, probed, json!({})).await
+    }
+
+    /// The same, with further fields in its `adapter_config.json`.
+    pub(crate) async fn publish_scaled(
+        &self,
+        adapter: &str,
+        fill: u8,
+        probed: u8,
+        config: Value,
+    ) -> AdapterVersionId {
         let probes = [
             recorded_probe(probed, &[1, 2, 3]),
             recorded_probe(probed, &[9, 4]),
         ];
-        self.publish_with(adapter, fill, json!({"probes": probes})).await
+        self.publish_as(adapter, fill, json!({"probes": probes}), config)
+            .await
     }
 
     async fn publish_with(&self, adapter: &str, fill: u8, manifest: Value) -> AdapterVersionId {
+        self.publish_as(adapter, fill, manifest, json!({})).await
+    }
+
+    async fn publish_as(
+        &self,
+        adapter: &str,
+        fill: u8,
+        manifest: Value,
+        mut config: Value,
+    ) -> AdapterVersionId {
         let new = NewJob {
             adapter: &name(adapter),
             base_model_id: self.base,
@@ -199,7 +221,9 @@ impl Bench {
             ),
         ];
         let weights = safetensors::serialize(tensors, None).unwrap();
-        let config = format!("{{\"r\": 1, \"name\": \"{adapter}\"}}").into_bytes();
+        config["r"] = json!(1);
+        config["name"] = json!(adapter);
+        let config = config.to_string().into_bytes();
         let whole = digest(&[weights.clone(), config.clone()].concat());
         let mut files = Vec::new();
         for (file, bytes) in [

@@ -65,6 +65,23 @@ async fn an_adapter_that_was_not_trained_answers_as_the_base_does_and_passes() {
 }
 
 #[tokio::test]
+async fn scales_of_single_modules_act_although_vllm_knows_one_for_all() {
+    let bench = Bench::start().await;
+    // By the pattern the module's scale is 2, which leaves the lowest byte as it is; by the rest it would be 3.
+    let config = serde_json::json!({"lora_alpha": 3, "alpha_pattern": {"l": 2}});
+    let version = bench.publish_scaled("tone", 7, 7, config).await;
+    bench.deploy("helpdesk", Some(version)).await;
+    let revision = bench.settled("helpdesk").await;
+    assert_eq!(revision.state, RevisionState::Active, "{:?}", revision.reason);
+    let loaded = bench.replica.loaded();
+    assert!(
+        loaded.values().all(|loaded| loaded.path.ends_with("-plain")),
+        "{loaded:?}"
+    );
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn a_number_format_that_is_too_coarse_is_not_taken_for_the_adapter() {
     let bench = Bench::start().await;
     bench.replica.faults(|faults| faults.drift = -0.4);

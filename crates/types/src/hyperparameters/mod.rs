@@ -20,7 +20,7 @@ pub use self::bounded::*;
 pub use self::continued::AdapterShape;
 pub use self::request::HyperparametersRequest;
 pub use self::resolved::{Batch, Duration, Hyperparameters};
-pub use self::selection::{ModuleSelection, is_named};
+pub use self::selection::{ModulePattern, ModuleSelection, is_named};
 pub use self::targets::{
     ALL_LINEAR, AlphaPattern, MODULE_NAMES, RankPattern, TargetForm, TargetModules, TargetModulesRequest,
 };

@@ -121,6 +121,26 @@ fn end(pattern: &str) -> String {
     format!(r"^(?:.*\.)?(?:{pattern})$")
 }
 
+/// A key of PEFT's patterns: an expression on a module's name, or on the end of one.
+#[derive(Debug)]
+pub struct ModulePattern(Regex);
+
+impl ModulePattern {
+    /// Compiles a key.
+    ///
+    /// # Errors
+    /// It is no regular expression, or too large a one.
+    pub fn compile(key: &str) -> Result<Self, regex::Error> {
+        compile(&end(key)).map(Self)
+    }
+
+    /// Whether it is about the module of that full name.
+    #[must_use]
+    pub fn fits(&self, module: &str) -> bool {
+        self.0.is_match(module)
+    }
+}
+
 /// Compiles under a limit of ours.
 pub(super) fn compile(pattern: &str) -> Result<Regex, regex::Error> {
     RegexBuilder::new(pattern).size_limit(MOST_COMPILED_BYTES).build()

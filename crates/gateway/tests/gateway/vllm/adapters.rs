@@ -148,11 +148,19 @@ fn touch(inner: &Inner, name: &str) {
     }
 }
 
-/// What the B matrix in a folder is filled with.
+/// What the B matrix in a folder is filled with, times the adapter's scale. vLLM knows one scale for all modules, and
+/// passes over `rank_pattern` and `alpha_pattern`.
 fn read_fill(path: &str) -> Option<u8> {
-    std::fs::metadata(Path::new(path).join("adapter_config.json")).ok()?;
+    let config = std::fs::read(Path::new(path).join("adapter_config.json")).ok()?;
+    let config: Value = serde_json::from_slice(&config).ok()?;
+    let rank = config["r"].as_f64()?;
+    let scale = config["lora_alpha"].as_f64().unwrap_or(rank) / rank;
     let bytes = std::fs::read(Path::new(path).join("adapter_model.safetensors")).ok()?;
     let tensors = safetensors::SafeTensors::deserialize(&bytes).ok()?;
     let (_, b) = tensors.iter().find(|(name, _)| name.contains("lora_B"))?;
-    b.data().first().copied()
+    let numbers = b.data().first_chunk()?;
+    if scale == 1.0 {
+        return Some(numbers[0]);
+    }
+    Some((f32::from_le_bytes(*numbers) * scale as f32).to_le_bytes()[0])
 }
