@@ -156,9 +156,11 @@ impl ReplicaClient {
         max_tokens: usize,
     ) -> Result<Continuation, ReplicaError> {
         // Two alternatives show how near the second best token is. Ids are given by newer vLLM; others ignore the wish.
+        // What is left out vLLM takes from the model's generation_config.json: a penalty there would pick other tokens.
         let body = json!({
             "model": model, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "logprobs": 2,
             "ignore_eos": true, "return_token_ids": true,
+            "repetition_penalty": 1, "presence_penalty": 0, "frequency_penalty": 0,
         });
         let answer = self.post("/v1/completions", &body).await?;
         let answer: Value = answer.json().await.map_err(|e| self.unreachable(e))?;

@@ -65,6 +65,19 @@ async fn an_adapter_that_was_not_trained_answers_as_the_base_does_and_passes() {
 }
 
 #[tokio::test]
+async fn what_a_model_prefers_in_generation_is_nothing_to_the_golden_answers() {
+    let bench = Bench::start().await;
+    bench
+        .replica
+        .faults(|faults| (faults.token_ids, faults.own_penalty) = (true, true));
+    let version = bench.publish_probed("tone", 1, 1).await;
+    bench.deploy("helpdesk", Some(version)).await;
+    let revision = bench.settled("helpdesk").await;
+    assert_eq!(revision.state, RevisionState::Active, "{:?}", revision.reason);
+    bench.stop().await;
+}
+
+#[tokio::test]
 async fn scales_of_single_modules_act_although_vllm_knows_one_for_all() {
     let bench = Bench::start().await;
     // By the pattern the module's scale is 2, which leaves the lowest byte as it is; by the rest it would be 3.

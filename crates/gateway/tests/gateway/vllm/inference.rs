@@ -25,13 +25,17 @@ pub(super) async fn completion(State(inner): State<Arc<Inner>>, Json(body): Json
         Ok(fill) => fill,
         Err(response) => return *response,
     };
-    let (drift, ids) = {
+    let (drift, ids, own_penalty) = {
         let faults = inner.faults.lock().unwrap();
-        (faults.drift, faults.token_ids && body["return_token_ids"] == true)
+        let ids = faults.token_ids && body["return_token_ids"] == true;
+        (faults.drift, ids, faults.own_penalty)
     };
+    // Another token wins then, and is as likely as it was.
+    let shift = u32::from(own_penalty && body["repetition_penalty"].is_null());
     let length = usize::try_from(body["max_tokens"].as_u64().unwrap_or(16)).unwrap();
     let steps: Vec<(u32, f64)> = (0..length)
         .map(|place| answer(fill, &body["prompt"], place))
+        .map(|(id, logprob)| (id + shift, logprob))
         .collect();
     let text = |id: u32| format!("t{id} ");
     let tokens: Vec<String> = steps.iter().map(|(id, _)| text(*id)).collect();

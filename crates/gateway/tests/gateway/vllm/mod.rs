@@ -61,6 +61,8 @@ pub(crate) struct Faults {
     pub(crate) api_key: Option<String>,
     /// Answers have token ids, as newer versions give them.
     pub(crate) token_ids: bool,
+    /// The model's generation_config.json asks for a penalty, which goes for whoever does not ask for another.
+    pub(crate) own_penalty: bool,
     /// Added to all log-probabilities, as another number format would.
     pub(crate) drift: f64,
     /// Adapters whose chat requests fail.
