@@ -218,9 +218,13 @@ fn check_completion(fields: &Fields<'_>) -> Result<(), GatewayError> {
     fields.flag("echo")?;
     fields.text("suffix")?;
     let choices = fields.integer("n", 1..=i64::MAX)?.unwrap_or(1);
-    let best_of = fields.integer("best_of", 1..=20)?;
-    if best_of.is_some_and(|best_of| best_of < choices) {
-        return Err(invalid("best_of", "`best_of` must be at least `n`."));
+    // vLLM passes over it in silence, and our engine shows every choice that it generates.
+    if fields
+        .integer("best_of", 1..=i64::MAX)?
+        .is_some_and(|best_of| best_of != choices)
+    {
+        let message = "`best_of` must be `n`: the models here show every choice that they generate.";
+        return Err(invalid("best_of", message));
     }
     let is_prompt =
         |prompt: &Value| prompt.is_string() || (is_token_ids(prompt) && prompt != &Value::Array(Vec::new()));

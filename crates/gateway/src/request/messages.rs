@@ -68,6 +68,11 @@ fn read_message(message: &Fields<'_>) -> Result<Value, GatewayError> {
         .iter()
         .filter_map(|name| Some(((*name).to_owned(), message.get(name)?.clone())))
         .collect();
+    // What newer OpenAI models call `system`. Chat templates know the latter only; many leave the former out in silence,
+    // and not every vLLM puts one for the other.
+    if role == "developer" {
+        read.insert("role".to_owned(), json!("system"));
+    }
     if role == "assistant" {
         message.text("refusal")?;
         read.shift_remove("tool_calls");

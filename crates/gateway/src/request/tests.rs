@@ -172,6 +172,7 @@ fn fields_of_one_endpoint_keep_their_bounds() {
         (json!({"logprobs": 21}), "logprobs"),
         (json!({"echo": 1}), "echo"),
         (json!({"best_of": 1, "n": 2}), "best_of"),
+        (json!({"best_of": 3, "n": 2}), "best_of"),
         (json!({"suffix": 1}), "suffix"),
     ] {
         refused(Endpoint::Completion, completion(extra), param);
@@ -208,6 +209,15 @@ fn all_forms_of_a_prompt_are_read() {
             "prompt",
         );
     }
+}
+
+#[test]
+fn a_developer_speaks_as_the_system() {
+    let body =
+        messages(json!([{"role": "developer", "content": "be kind"}, {"role": "user", "content": "x"}]));
+    let request = ModelRequest::parse(Endpoint::Chat, body).unwrap();
+    let role = &request.body("m")["messages"][0]["role"];
+    assert_eq!(role, "system");
 }
 
 #[test]
