@@ -52,7 +52,7 @@ pub enum GatewayError {
     ContextLength {
         /// Tokens that the model has room for.
         limit: u64,
-        /// Tokens that the request needs.
+        /// Tokens that the request needs; more, where the replica stopped counting.
         requested: u64,
     },
     /// The replica is full.
@@ -181,7 +181,7 @@ impl GatewayError {
             }
             Self::ContextLength { limit, requested } => {
                 let message = format!(
-                    "This model's maximum context length is {limit} tokens; the request needs {requested}. Shorten the messages or lower `max_tokens`."
+                    "This model's maximum context length is {limit} tokens; the request needs at least {requested}. Shorten the messages or lower `max_tokens`."
                 );
                 ErrorBody::new(InvalidRequestError, "context_length_exceeded", None, message)
             }

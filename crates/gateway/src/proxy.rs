@@ -130,11 +130,14 @@ async fn connect(
             }
             Ok(answer) => {
                 let error = UpstreamError::read(answer).await;
-                return Err(GatewayError::from_upstream(
-                    error,
-                    &lease.internal,
-                    &request.model,
-                ));
+                let is_engine_dead = error.is_engine_dead();
+                let error = GatewayError::from_upstream(error, &lease.internal, &request.model);
+                if !is_engine_dead {
+                    return Err(error);
+                }
+                // It answers faster than those that work, and would be given all requests until it is looked at.
+                gateway.fleet.doubt(target.base, &lease.url, None);
+                error
             }
         };
         if tries == 0 {

@@ -52,12 +52,19 @@ impl UpstreamError {
         let message = ["message", "detail", "error"]
             .iter()
             .find_map(|key| inner[*key].as_str());
+        let param = inner["param"].as_str();
         Self {
             status,
-            message: message.map_or_else(|| format!("status {status}"), ToOwned::to_owned),
-            param: inner["param"].as_str().map(ToOwned::to_owned),
+            message: message.map_or_else(|| format!("status {status}"), unwrapped),
+            // FastAPI counts the body as a part of the field's path.
+            param: param.map(|param| param.strip_prefix("body.").unwrap_or(param).to_owned()),
             retry_after: None,
         }
+    }
+
+    /// vLLM's server outlives its engine for a moment.
+    pub(crate) fn is_engine_dead(&self) -> bool {
+        self.status == 500 && self.message.contains("EngineCore encountered an issue")
     }
 
     /// A load of a name that is there already.
@@ -129,8 +136,36 @@ impl UpstreamError {
 /// Longest excerpt of a replica's words.
 const MOST_PUBLIC_CHARACTERS: usize = 300;
 
+/// What was meant, out of what vLLM wraps around it.
+fn unwrapped(message: &str) -> String {
+    // An error of the process that holds the model.
+    let inner = message
+        .split_once("Worker failed with error '")
+        .and_then(|(_, rest)| rest.rsplit_once("', please check the stack trace"));
+    if let Some((inner, _)) = inner {
+        return inner.to_owned();
+    }
+    // `1 validation error:`, and below it a Python dictionary for each.
+    if !message.contains("validation error") {
+        return message.to_owned();
+    }
+    let sentences = message.split("'msg': ").skip(1).filter_map(|rest| {
+        let quote = rest.chars().next()?;
+        let (sentence, _) = rest[quote.len_utf8()..].split_once(&format!("{quote}, '"))?;
+        Some(sentence.strip_prefix("Value error, ").unwrap_or(sentence))
+    });
+    let sentences: Vec<&str> = sentences.collect();
+    if sentences.is_empty() {
+        return message.to_owned();
+    }
+    sentences.join("; ")
+}
+
 /// What loaders say of adapters that they will never take.
-const ADAPTER_WORDS: [&str; 13] = [
+const ADAPTER_WORDS: [&str; 16] = [
+    "must match the size",
+    "contain tensors",
+    "deserializ",
     "lora rank",
     "max_lora_rank",
     "dora",
@@ -214,6 +249,28 @@ mod tests {
     }
 
     #[test]
+    fn what_vllm_wraps_is_unwrapped() {
+        let worker = "Call to add_lora method failed: Worker failed with error 'LoRA rank 128 is greater than max_lora_rank \
+                      64.', please check the stack trace above for the root cause";
+        let validation = "1 validation error:\n  {'type': 'value_error', 'loc': ('body',), 'msg': 'Value error, Either prompt \
+                          or prompt_embeds must be provided.', 'input': {'prompt': ''}}";
+        let quoted = "2 validation errors:\n  {'msg': \"Input should be 'a'\", 'input': 1}\n  {'msg': 'Field required', 'input': {}}";
+        for (message, words) in [
+            (worker, "LoRA rank 128 is greater than max_lora_rank 64."),
+            (validation, "Either prompt or prompt_embeds must be provided."),
+            (quoted, "Input should be 'a'; Field required"),
+            ("3 validation errors", "3 validation errors"),
+        ] {
+            let body = json!({"error": {"message": message, "param": "body.seed"}});
+            let error = UpstreamError::parse(400, &body);
+            assert_eq!(
+                (error.message.as_str(), error.param.as_deref()),
+                (words, Some("seed"))
+            );
+        }
+    }
+
+    #[test]
     fn each_refusal_of_a_load_has_its_culprit() {
         let nested = |message: &str| json!({"error": {"message": message}});
         for (status, body, fault) in [
@@ -230,6 +287,19 @@ mod tests {
                 LoadFault::Adapter,
             ),
             (500, nested("vLLM does not yet support DoRA."), LoadFault::Adapter),
+            (
+                500,
+                nested(
+                    "The size of tensor a (64) must match the size of tensor b (128) at non-singleton dimension 0",
+                ),
+                LoadFault::Adapter,
+            ),
+            (
+                500,
+                nested("Error while deserializing header: header too large"),
+                LoadFault::Adapter,
+            ),
+            (500, nested("<path> doesn't contain tensors"), LoadFault::Adapter),
             (
                 500,
                 json!({"message": "CUDA out of memory while reading the tensor of shape [1]"}),
@@ -271,6 +341,10 @@ mod tests {
             "The decoder prompt (length 300) is longer than the maximum model length of 256.",
             "Input length (300) exceeds model's maximum context length (256).",
             "this model's maximum context length is 256 tokens, but the prompt contains 300 input tokens",
+            "This model's maximum context length is 256 tokens. However, you requested 10 output tokens and your prompt \
+             contains at least 290 input tokens, for a total of at least 300 tokens. (parameter=input_tokens, value=290)",
+            "max_tokens=300 cannot be greater than max_model_len=max_total_tokens=256. Please request fewer output tokens. \
+             (parameter=max_tokens, value=300)",
         ] {
             let error = UpstreamError::parse(400, &json!({"error": {"message": message}}));
             assert_eq!(error.context_length(), expected, "{message}");

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::bench::{Bench, json_of, text};
+use crate::bench::{Bench, Setup, json_of, text};
 
 #[tokio::test]
 async fn a_replica_that_forgot_is_taught_again_while_the_request_waits() {
@@ -93,6 +93,26 @@ async fn errors_of_a_replica_become_ours() {
             message.contains(words) && !message.contains("/secret"),
             "{message}"
         );
+    }
+    bench.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_whose_engine_is_dead_gets_no_further_requests() {
+    let bench = Bench::with(Setup {
+        replicas: 2,
+        ..Setup::default()
+    })
+    .await;
+    assert_eq!(bench.chat("primer", json!({})).await.status().as_u16(), 200);
+    let words = "EngineCore encountered an issue. See stack trace (above) for the root cause.";
+    let dead = json!({"error": {"message": words, "type": "InternalServerError", "code": 500}});
+    bench.replica.faults(|faults| {
+        faults.chat_error = Some((500, dead));
+        faults.unhealthy = true;
+    });
+    for _ in 0..8 {
+        assert_eq!(bench.chat("primer", json!({})).await.status().as_u16(), 200);
     }
     bench.stop().await;
 }
