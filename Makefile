@@ -1,7 +1,7 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo up test test-gpu check lint docs parity conformance bench bench-gpu bench-inference openapi sqlx base-model examples clean
+.PHONY: help setup build demo up test test-gpu check lint docs parity conformance conformance-vllm bench bench-gpu bench-inference openapi sqlx base-model examples clean
 
 TARGET_DIRECTORY = $(shell cargo metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
 EXECUTABLES := tunesmith tunesmith-trainer tunesmith-engine
@@ -45,6 +45,9 @@ parity: build ## Compare with transformers and peft themselves (installs them in
 
 conformance: build ## Ask a platform through the official openai package and litellm (installs them into .venv-conformance)
 	scripts/conformance/run.sh
+
+conformance-vllm: build ## Serve through real vLLM on the CPU and compare with our engine (installs it into .venv-vllm)
+	scripts/conformance/vllm.sh
 
 # BENCH holds options: make bench BENCH="--models 15m --rounds 1".
 bench: build ## Training speed and memory beside PEFT and TRL, on the CPU (installs them into .venv-bench)
