@@ -68,10 +68,20 @@ async fn load_now(inner: &Inner, name: &str, path: &str) -> Response {
         tokio::time::sleep(time).await;
     }
     if name == BASE_NAME || inner.loaded.borrow().contains_key(name) {
-        let message = format!("The lora adapter '{name}' has already been loaded.");
+        let message = format!(
+            "The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set 'load_inplace' \
+             to True."
+        );
         return error(inner, 400, "InvalidUserInput", &message);
     }
     if let Some((status, words)) = refused {
+        // Of the process that holds the model; older versions have its words alone.
+        let is_flat = inner.faults.lock().unwrap().flat_errors;
+        let wrapped = format!(
+            "Call to add_lora method failed: Worker failed with error '{words}', please check the stack trace above for the \
+             root cause"
+        );
+        let words = if is_flat { words } else { wrapped };
         return error(inner, status, "InternalServerError", &words);
     }
     let Some(fill) = read_fill(path).filter(|_| !blind) else {
