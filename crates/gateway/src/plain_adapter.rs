@@ -47,6 +47,11 @@ pub(crate) async fn folder(staged: &Path) -> Result<PathBuf, StagingError> {
     let made = tokio::task::spawn_blocking(move || make(&from, &to, &config, fields)).await;
     let made = made.expect("invariant: making the plain form does not panic");
     let result = match made {
+        // Another task was faster, for another replica, which may be reading what it made.
+        Ok(()) if is_whole(&plain) => {
+            let _ = staging::remove(&partial).await;
+            return Ok(plain);
+        }
         Ok(()) => staging::publish([CONFIG, TENSORS].into_iter(), &partial, &plain).await,
         Err(error) => Err(error),
     };

@@ -67,6 +67,11 @@ pub(crate) async fn stage(blobs: &Blobs, files: &[StoredFile], folder: &Path) ->
         .await
         .map_err(failed("create", &partial))?;
     let result = match fill(blobs, files, &partial).await {
+        // Another task was faster, for another replica, which may be reading what it made.
+        Ok(()) if is_whole(files, folder).await => {
+            let _ = remove(&partial).await;
+            return Ok(());
+        }
         Ok(()) => publish(files.iter().map(|file| file.name.as_str()), &partial, folder).await,
         Err(error) => Err(error),
     };
