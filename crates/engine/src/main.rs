@@ -1,9 +1,6 @@
 //! The executable: command line to settings.
 
-use std::{
-    io::IsTerminal, net::SocketAddr, os::unix::process::CommandExt, path::PathBuf, process::ExitCode,
-    time::Duration,
-};
+use std::{io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -108,7 +105,7 @@ fn named_folder(text: &str) -> Result<(String, PathBuf), String> {
 
 fn main() -> ExitCode {
     let Command::Serve(arguments) = Cli::parse().command;
-    let_threads_sleep();
+    tunesmith_torch_ext::wait_politely(&[]);
     // LibTorch looks for its CUDA half once, at the first call into it.
     let cuda = tunesmith_torch_ext::load_cuda();
     start_logs();
@@ -120,25 +117,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Starts this program over with OpenMP's threads told to sleep while they wait, unless the environment says something
-/// about it. They spin by default, which made generation 70 times slower where other processes wanted the same cores;
-/// and the library reads the variable when it is loaded, which is before `main`.
-fn let_threads_sleep() {
-    const POLICY: &str = "OMP_WAIT_POLICY";
-    if std::env::var_os(POLICY).is_some() {
-        return;
-    }
-    let Ok(program) = std::env::current_exe() else {
-        return;
-    };
-    let arguments = std::env::args_os().skip(1);
-    // Returns only where it fails; then this process goes on as it is.
-    let _ = std::process::Command::new(program)
-        .args(arguments)
-        .env(POLICY, "passive")
-        .exec();
 }
 
 fn start_logs() {

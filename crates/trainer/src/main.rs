@@ -2,11 +2,10 @@
 //! gang ends with 0 even where single jobs have failed: its events tell of them.
 
 use std::io::Write;
-use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tunesmith_torch_ext::{CudaLibrary, keep_freed_memory, load_cuda};
+use tunesmith_torch_ext::{CudaLibrary, keep_freed_memory, load_cuda, wait_politely};
 use tunesmith_trainer::cli::{Cli, Command};
 use tunesmith_trainer::device::set_threads;
 use tunesmith_trainer::error::TrainError;
@@ -15,15 +14,13 @@ use tunesmith_trainer::merge::merge;
 use tunesmith_trainer::process::{gang, train};
 use tunesmith_trainer::vocabulary::make_tokenizer;
 
-/// OpenMP reads these when the process begins.
-const WAIT_SETTINGS: [&str; 2] = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"];
-/// Rounds that a thread waits actively before it sleeps: about the time between two operations.
-const SPIN_COUNT: &str = "2000";
+/// LibTorch asks for huge pages for its larger tensors where this is 1: fewer page faults, and quicker products.
+const HUGE_PAGES: (&str, &str) = ("THP_MEM_ALLOC_ENABLE", "1");
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if matches!(cli.command, Command::Train(_) | Command::Gang(_)) {
-        wait_politely();
+        wait_politely(&[HUGE_PAGES]);
         keep_freed_memory();
     }
     // Before the first tensor: LibTorch registers its CUDA kernels when the library is loaded.
@@ -44,25 +41,6 @@ fn main() -> ExitCode {
             by_hand(init(&args))
         }
         Command::Tokenizer(args) => by_hand(make_tokenizer(&args)),
-    }
-}
-
-/// LibTorch asks for huge pages for its larger tensors where this is 1: fewer page faults, and quicker products.
-const HUGE_PAGES: (&str, &str) = ("THP_MEM_ALLOC_ENABLE", "1");
-
-/// Starts this program anew, in the same process, with OpenMP threads that soon sleep when they wait. By default they
-/// spin: on cores that are busy with something else, that makes a training of a small model ten times slower.
-fn wait_politely() {
-    if WAIT_SETTINGS.iter().any(|name| std::env::var_os(name).is_some()) {
-        return;
-    }
-    if let Ok(program) = std::env::current_exe() {
-        // Only returns on failure, and then the training goes on as it is.
-        let _ = std::process::Command::new(program)
-            .args(std::env::args_os().skip(1))
-            .env(WAIT_SETTINGS[1], SPIN_COUNT)
-            .env(HUGE_PAGES.0, HUGE_PAGES.1)
-            .exec();
     }
 }
 

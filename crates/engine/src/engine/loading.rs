@@ -8,6 +8,7 @@ use std::{
 
 use tokio::sync::oneshot;
 use tunesmith_model::{Adapter, ModelError, digest::file_digest};
+use tunesmith_torch_ext::compute_alone;
 
 use super::{Command, Engine};
 use crate::{
@@ -113,6 +114,7 @@ impl Engine {
         let root = root.map(Path::to_owned);
         let (device, kind) = (self.settings.device, self.settings.kind);
         let read = move || {
+            compute_alone();
             let folder = folder_under(root.as_deref(), &path)?;
             let adapter = || Adapter::load_frozen(&folder, &config, device, kind);
             Ok(with_fingerprint(&folder, adapter))
