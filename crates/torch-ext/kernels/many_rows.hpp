@@ -93,10 +93,10 @@ void tile(i64 rows, i64 inner, const float *x, i64 x_vector, const T *w, Fetch<T
 }
 
 // Calls `body` with the number of vectors as a constant.
-template <typename Body> inline void by_vectors(i64 vectors, const Body &body) {
+template <int most, typename Body> inline void by_vectors(i64 vectors, const Body &body) {
     i64 v = 0;
-    for (; v + vectors_per_tile <= vectors; v += vectors_per_tile) {
-        body(std::integral_constant<int, vectors_per_tile>(), v);
+    for (; v + most <= vectors; v += most) {
+        body(std::integral_constant<int, most>(), v);
     }
     for (; v < vectors; ++v) {
         body(std::integral_constant<int, 1>(), v);
@@ -114,25 +114,38 @@ template <int most, typename Body> inline void by_tile_outputs(i64 outputs, cons
     }
 }
 
+// y[rows, outputs] = x w^T + bias for the rows of one block of vectors, in tiles of at most so many vectors and outputs.
+// `fetches`: whether the weights come from memory, and not from where the block before has left them.
+template <int most_vectors, int most_outputs, typename T>
+void block_product(i64 rows, i64 inner, i64 outputs, const float *x, i64 x_vector, const T *w, bool fetches, const T *bias,
+                   T *y, i64 y_row) {
+    const i64 vectors = (rows + rows_per_vector - 1) / rows_per_vector;
+    by_tile_outputs<most_outputs>(outputs, [&](auto some_outputs, i64 n) {
+        by_vectors<most_vectors>(vectors, [&](auto some_vectors, i64 v) {
+            const i64 row = v * rows_per_vector;
+            const i64 some_rows = smaller(some_vectors.value * rows_per_vector, rows - row);
+            const T *weights = w + n * inner;
+            // While the first vectors pass, each fetches its share of the next tile.
+            const i64 begin = most_outputs * v / vectors;
+            const i64 end = fetches ? most_outputs * (v + some_vectors.value) / vectors : begin;
+            const auto fetch = fetch_of(weights + (most_outputs + begin) * inner, end - begin, inner);
+            tile<some_vectors.value, some_outputs.value>(some_rows, inner, x + v * x_vector, x_vector, weights, fetch,
+                                                         bias ? bias + n : nullptr, y + row * y_row + n, y_row);
+        });
+    });
+}
+
 // y[rows, outputs] = x w^T + bias for this task's outputs. x: vectors of `rows_per_vector` rows by `interleave`.
 template <typename T>
 void many_rows_product(i64 rows, i64 inner, i64 outputs, const float *x, const T *w, const T *bias, T *y, i64 y_row) {
-    const i64 x_vector = rows_per_vector * whole_lines<T>(inner), vectors = (rows + rows_per_vector - 1) / rows_per_vector;
-    for (i64 block = 0; block < vectors; block += vectors_per_block) {
-        const i64 in_block = smaller(vectors_per_block, vectors - block);
-        by_tile_outputs<outputs_per_tile>(outputs, [&](auto some_outputs, i64 n) {
-            by_vectors(in_block, [&](auto some_vectors, i64 v) {
-                const i64 first = block + v, row = first * rows_per_vector;
-                const i64 some_rows = smaller(some_vectors.value * rows_per_vector, rows - row);
-                const T *weights = w + n * inner;
-                // While the first vectors pass, each fetches its share of the next tile.
-                const i64 begin = outputs_per_tile * v / in_block;
-                const i64 end = block == 0 ? outputs_per_tile * (v + some_vectors.value) / in_block : begin;
-                const auto fetch = fetch_of(weights + (outputs_per_tile + begin) * inner, end - begin, inner);
-                tile<some_vectors.value, some_outputs.value>(some_rows, inner, x + first * x_vector, x_vector, weights, fetch,
-                                                             bias ? bias + n : nullptr, y + row * y_row + n, y_row);
-            });
-        });
+    const i64 x_vector = rows_per_vector * whole_lines<T>(inner), block = vectors_per_block * rows_per_vector;
+    for (i64 row = 0; row < rows; row += block, x += vectors_per_block * x_vector) {
+        const i64 some = smaller(block, rows - row);
+        // Where rows do not fill a tile's vectors, their registers hold the sums of more outputs.
+        const auto product = some > (vectors_per_tile - 1) * rows_per_vector
+                                 ? block_product<vectors_per_tile, outputs_per_tile, T>
+                                 : block_product<vectors_per_tile / 2, 2 * outputs_per_tile, T>;
+        product(some, inner, outputs, x, x_vector, w, row == 0, bias, y + row * y_row, y_row);
     }
 }
 
