@@ -28,7 +28,10 @@ fn tools() -> Value {
             "type": "object", "properties": {field: {"type": kind}}, "required": [field],
         }}})
     };
-    json!([tool("weather", "city", "string"), tool("order", "number", "integer")])
+    json!([
+        tool("weather", "city", "string"),
+        tool("order", "number", "integer")
+    ])
 }
 
 fn said(role: &str, content: &str) -> Value {
@@ -123,6 +126,9 @@ async fn a_trained_model_calls_functions_by_itself() {
     let call = called("weather", &json!({"city": "Lima"}));
     let choice = ask(client, &json!([question, call, result("14 degrees")])).await;
     let answer = choice["message"]["content"].as_str().unwrap();
-    assert!(answer.starts_with("It is") && answer.contains("degrees"), "{choice}");
+    assert!(
+        answer.starts_with("It is") && answer.contains("degrees"),
+        "{choice}"
+    );
     platform.stop().await;
 }
