@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Instruction sets for which the CPU kernels are compiled: name, and the compiler's options.
-const VARIANTS: [(&str, &[&str]); 3] = [
+const VARIANTS: [(&str, &[&str]); 4] = [
     ("baseline", &[]),
     ("avx2", &["-mavx2", "-mfma"]),
     (
@@ -17,6 +17,18 @@ const VARIANTS: [(&str, &[&str]); 3] = [
             "-mavx512bw",
             "-mavx512dq",
             "-mavx512vl",
+            "-mfma",
+            "-mprefer-vector-width=512",
+        ],
+    ),
+    (
+        "avx512_bf16",
+        &[
+            "-mavx512f",
+            "-mavx512bw",
+            "-mavx512dq",
+            "-mavx512vl",
+            "-mavx512bf16",
             "-mfma",
             "-mprefer-vector-width=512",
         ],

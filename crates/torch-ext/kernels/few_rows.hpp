@@ -42,9 +42,10 @@ inline TwoSteps two_steps(const void *w0, const void *w1, const void *w2, const 
 template <int rows, typename T>
 inline void fold_vector(const float *x, i64 x_row, output_vector loaded, output_vector (&sums)[rows]) {
     for (int r = 0; r < rows; ++r) {
-        sums[r] += repeated<output_lanes>(x + r * x_row) * weights_in<0, output_lanes>(loaded, T());
-        if (parts<T> == 2) {
-            sums[r] += repeated<output_lanes>(x + r * x_row + words) * weights_in<1, output_lanes>(loaded, T());
+        const float *own = x + r * x_row;
+        sums[r] = taken_in<0, output_lanes>(sums[r], repeated<output_lanes>(own), loaded, T());
+        if (folds<T> == 2) {
+            sums[r] = taken_in<1, output_lanes>(sums[r], repeated<output_lanes>(own + words), loaded, T());
         }
     }
 }
@@ -54,7 +55,7 @@ inline void fold_two_steps(const float *x, i64 x_row, const T *const (&w)[output
                            output_vector (&sums)[rows]) {
     const TwoSteps loaded = two_steps(w[0] + k, w[1] + k, w[2] + k, w[3] + k);
     fold_vector<rows, T>(x, x_row, loaded.first, sums);
-    fold_vector<rows, T>(x + step<T>, x_row, loaded.second, sums);
+    fold_vector<rows, T>(x + words * folds<T>, x_row, loaded.second, sums);
 }
 
 // Fetches what comes next while a line of four outputs is folded, as the processor's own guesses end with a row of the
@@ -77,7 +78,7 @@ void four_outputs(i64 inner, i64 outputs, const float *x, i64 x_row, const T *w,
     for (; k + line<T> <= inner; k += line<T>) {
         fetch_next(w, inner, k);
         for (i64 within = k; within < k + line<T>; within += 2 * step<T>) {
-            fold_two_steps<rows, T>(x + within, x_row, begins, within, sums);
+            fold_two_steps<rows, T>(x + interleaved<T>(within), x_row, begins, within, sums);
         }
     }
     if (k < inner) {
@@ -87,7 +88,7 @@ void four_outputs(i64 inner, i64 outputs, const float *x, i64 x_row, const T *w,
         }
         const T *const rests[] = {rest[0], rest[1], rest[2], rest[3]};
         for (i64 within = 0; within < line<T>; within += 2 * step<T>) {
-            fold_two_steps<rows, T>(x + k + within, x_row, rests, within, sums);
+            fold_two_steps<rows, T>(x + interleaved<T>(k + within), x_row, rests, within, sums);
         }
     }
     for (int r = 0; r < rows; ++r) {
@@ -109,7 +110,7 @@ template <typename T>
 void few_rows_product(i64 rows, i64 inner, i64 outputs, const float *x, const T *w, const T *bias, T *y, i64 y_row) {
     const auto product = rows == 1 ? four_outputs<1, T> : four_outputs<2, T>;
     for (i64 n = 0; n < outputs; n += outputs_per_vector) {
-        product(inner, outputs - n, x, whole_lines<T>(inner), w + n * inner, bias ? bias + n : nullptr, y + n, y_row);
+        product(inner, outputs - n, x, interleaved<T>(whole_lines<T>(inner)), w + n * inner, bias ? bias + n : nullptr, y + n, y_row);
     }
 }
 

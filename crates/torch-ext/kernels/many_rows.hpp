@@ -19,19 +19,19 @@ template <int vectors, int outputs> using Sums = Floats<lanes>[vectors][outputs]
 // sums[v, n] += x[v] w[n] for the columns of one step.
 template <int vectors, int outputs, typename T>
 inline void fold_step(const float *x, i64 x_vector, const T *w, i64 w_row, Sums<vectors, outputs> &sums) {
-    Floats<lanes> values[parts<T>][vectors];
-    for (int part = 0; part < parts<T>; ++part) {
+    Floats<lanes> values[folds<T>][vectors];
+    for (int fold = 0; fold < folds<T>; ++fold) {
         for (int v = 0; v < vectors; ++v) {
-            values[part][v] = load(x + v * x_vector + part * lanes);
+            values[fold][v] = load(x + v * x_vector + fold * lanes);
         }
     }
     for (int n = 0; n < outputs; ++n) {
         const Floats<lanes> loaded = repeated<lanes>(w + n * w_row);
         for (int v = 0; v < vectors; ++v) {
-            sums[v][n] += values[0][v] * weights_in<0, lanes>(loaded, T());
+            sums[v][n] = taken_in<0, lanes>(sums[v][n], values[0][v], loaded, T());
         }
-        for (int v = 0; v < vectors && parts<T> == 2; ++v) {
-            sums[v][n] += values[parts<T> - 1][v] * weights_in<1, lanes>(loaded, T());
+        for (int v = 0; v < vectors && folds<T> == 2; ++v) {
+            sums[v][n] = taken_in<1, lanes>(sums[v][n], values[folds<T> - 1][v], loaded, T());
         }
     }
 }
@@ -67,11 +67,11 @@ void tile(i64 rows, i64 inner, const float *x, i64 x_vector, const T *w, Fetch<T
         for (i64 i = 0; i < fetch.lines; ++i) {
             __builtin_prefetch(fetch.from + i * fetch.apart + k * fetch.per_column);
         }
-        for (i64 within = 0; within < line<T>; within += step<T>, x += parts<T> * lanes) {
+        for (i64 within = 0; within < line<T>; within += step<T>, x += folds<T> * lanes) {
             fold_step<vectors, outputs, T>(x, x_vector, w + k + within, inner, sums);
         }
     }
-    for (; k + step<T> <= inner; k += step<T>, x += parts<T> * lanes) {
+    for (; k + step<T> <= inner; k += step<T>, x += folds<T> * lanes) {
         fold_step<vectors, outputs, T>(x, x_vector, w + k, inner, sums);
     }
     if (k < inner) {
@@ -138,7 +138,7 @@ void block_product(i64 rows, i64 inner, i64 outputs, const float *x, i64 x_vecto
 // y[rows, outputs] = x w^T + bias for this task's outputs. x: vectors of `rows_per_vector` rows by `interleave`.
 template <typename T>
 void many_rows_product(i64 rows, i64 inner, i64 outputs, const float *x, const T *w, const T *bias, T *y, i64 y_row) {
-    const i64 x_vector = rows_per_vector * whole_lines<T>(inner), block = vectors_per_block * rows_per_vector;
+    const i64 x_vector = rows_per_vector * interleaved<T>(whole_lines<T>(inner)), block = vectors_per_block * rows_per_vector;
     for (i64 row = 0; row < rows; row += block, x += vectors_per_block * x_vector) {
         const i64 some = smaller(block, rows - row);
         // Where rows do not fill a tile's vectors, their registers hold the sums of more outputs.

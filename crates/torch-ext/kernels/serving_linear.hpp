@@ -18,7 +18,7 @@ void serving_product(i64 rows, i64 inner, i64 outputs, const T *x, const T *w, c
     }
     const bool is_few = are_few_rows<T>(rows, inner);
     const i64 slots = is_few ? 1 : rows_per_vector, groups = (rows + slots - 1) / slots;
-    const i64 group_size = slots * whole_lines<T>(inner);
+    const i64 group_size = slots * interleaved<T>(whole_lines<T>(inner));
     Scratch scratch(groups * group_size + 1);
     float *interleaved = scratch.take(groups * group_size);
     each(groups, 4 * group_size, [&](i64 group) {

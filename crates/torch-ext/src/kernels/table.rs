@@ -130,6 +130,8 @@ unsafe extern "C" {
     static tunesmith_kernels_avx2: Table;
     #[cfg(target_arch = "x86_64")]
     static tunesmith_kernels_avx512: Table;
+    #[cfg(target_arch = "x86_64")]
+    static tunesmith_kernels_avx512_bf16: Table;
 }
 
 /// The kernels for this processor: a pure function of it, so that a resumed run computes with the same ones.
@@ -140,8 +142,12 @@ pub(super) fn table() -> &'static Table {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl");
-        if has_avx512 {
+        if has_avx512 && is_x86_feature_detected!("avx512bf16") {
             // SAFETY: an immutable table that lives as long as the program, of functions that this processor can run.
+            return unsafe { &tunesmith_kernels_avx512_bf16 };
+        }
+        if has_avx512 {
+            // SAFETY: as above.
             return unsafe { &tunesmith_kernels_avx512 };
         }
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
