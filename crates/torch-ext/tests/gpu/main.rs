@@ -5,7 +5,7 @@ mod graphs;
 mod rows;
 mod side;
 
-use side::{GPU, KINDS, Side, assert_close, on_both, random};
+use side::{ATTENTION, GPU, KINDS, Side, assert_close, on_both, random};
 use tch::{Device, Kind, Tensor};
 use tunesmith_torch_ext::kernels::{
     Activation, AdamWStep, AttentionShape, DropoutMask, RotaryTable, RowGroups, adamw, attend,
@@ -157,14 +157,7 @@ fn updates(side: Side) {
 fn attention_by_flash_and_by_plain_operations() {
     side::set_up();
     let ends = [1i64, 3, 60, 493];
-    let plain = AttentionShape {
-        heads: 4,
-        kv_heads: 2,
-        head_dim: 64,
-        scale: 0.125,
-        window: None,
-        softcap: None,
-    };
+    let plain = ATTENTION;
     let shapes = [
         plain,
         AttentionShape {

@@ -8,7 +8,7 @@ use tunesmith_torch_ext::kernels::{
     attend_cached, attend_rows, lora_add, lora_add_rows,
 };
 
-use crate::side::{KINDS, Side, assert_close, on_both, random};
+use crate::side::{ATTENTION, KINDS, Side, assert_close, on_both, random};
 
 on_both!(attention_over_caches, adapters_of_rows);
 
@@ -39,11 +39,7 @@ fn row<'a>(position: i64, cache: Option<&'a Tensor>, adapter: Option<&'a Adapter
 fn attention_over_caches(side: Side) {
     let plain = AttentionShape {
         heads: 6,
-        kv_heads: 2,
-        head_dim: 64,
-        scale: 0.125,
-        window: None,
-        softcap: None,
+        ..ATTENTION
     };
     let shapes = [
         plain,
@@ -133,21 +129,13 @@ fn adapters_of_rows(side: Side) {
 }
 
 fn add_as_the_processor(side: Side, kind: Kind, inner: i64, tolerance: f64) {
-    let shape = AttentionShape {
-        heads: 1,
-        kv_heads: 1,
-        head_dim: 8,
-        scale: 1.0,
-        window: None,
-        softcap: None,
-    };
     let site = |first_column, columns| LoraSite {
         inner,
         first_column,
         columns,
     };
     let sites = [site(0, 300), site(0, 20), site(20, 33), site(53, 9)];
-    let shape = served(kind, shape, sites.to_vec());
+    let shape = served(kind, ATTENTION, sites.to_vec());
     // Of one adapter the second module is not there; ranks differ.
     let adapters = [(1, [3, 5, 5, 1]), (20, [16, 0, 2, 7])].map(|(seed, ranks): (i64, [i64; 4])| {
         let pairs: [_; 4] = std::array::from_fn(|place| {

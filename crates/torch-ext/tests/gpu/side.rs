@@ -2,10 +2,21 @@
 
 use tch::{Device, Kind, Tensor};
 use tunesmith_torch_ext::gpu::{emulate, prepare_kernels};
+use tunesmith_torch_ext::kernels::AttentionShape;
 
 pub(crate) const GPU: Device = Device::Cuda(0);
 /// Tolerances relative to the largest value.
 pub(crate) const KINDS: [(Kind, f64); 2] = [(Kind::Float, 1e-5), (Kind::BFloat16, 1.6e-2)];
+
+/// Heads and rules of an attention layer from which the tests' others differ.
+pub(crate) const ATTENTION: AttentionShape = AttentionShape {
+    heads: 4,
+    kv_heads: 2,
+    head_dim: 64,
+    scale: 0.125,
+    window: None,
+    softcap: None,
+};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Side {
